@@ -1,0 +1,49 @@
+"""Handlers: one concern of training each, attached to an Ignite engine.
+
+`compose.default_handlers` attaches them in order; each can be used alone.
+"""
+
+from yolov6_ignite.handlers.accumulation import GradientAccumulation
+from yolov6_ignite.handlers.checkpoints import BestCheckpoint, EpochCheckpoints, LastCheckpoint
+from yolov6_ignite.handlers.data_order import AugmentationCutoff, SamplerEpoch
+from yolov6_ignite.handlers.ema import ModelEMA
+from yolov6_ignite.handlers.evaluation import EmaBuffersFromRankZero, Evaluation
+from yolov6_ignite.handlers.events import TrainEvents, register_train_events
+from yolov6_ignite.handlers.finite_guard import FiniteGuard
+from yolov6_ignite.handlers.handler_set import Handler, HandlerSet
+from yolov6_ignite.handlers.history import History, Timing
+from yolov6_ignite.handlers.learning_rate import LearningRatePolicy
+from yolov6_ignite.handlers.loss_means import LossMeans
+from yolov6_ignite.handlers.plots import EvaluationPlots
+from yolov6_ignite.handlers.progress import Progress
+from yolov6_ignite.handlers.stop import StopOnRequest, StopRequest
+from yolov6_ignite.handlers.strip import StripCheckpoints
+from yolov6_ignite.handlers.tensorboard import PredictionImages, TensorBoardScalars, TrainBatchImages
+
+__all__ = [
+    "AugmentationCutoff",
+    "BestCheckpoint",
+    "EmaBuffersFromRankZero",
+    "EpochCheckpoints",
+    "Evaluation",
+    "EvaluationPlots",
+    "FiniteGuard",
+    "GradientAccumulation",
+    "Handler",
+    "HandlerSet",
+    "History",
+    "LastCheckpoint",
+    "LearningRatePolicy",
+    "LossMeans",
+    "ModelEMA",
+    "PredictionImages",
+    "Progress",
+    "SamplerEpoch",
+    "StopOnRequest",
+    "StopRequest",
+    "StripCheckpoints",
+    "TensorBoardScalars",
+    "TrainBatchImages",
+    "TrainEvents",
+    "register_train_events",
+]

@@ -1,0 +1,113 @@
+"""Checkpoints: the last, the best, the best after the augmentation cutoff, the last epochs'."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+
+from yolov6_ignite.handlers.events import TrainEvents
+
+__all__ = ["BestCheckpoint", "EpochCheckpoints", "LastCheckpoint"]
+
+Save = Callable[[Path], None]
+
+
+class LastCheckpoint:
+    """Keeps ``last_ckpt.pt``, from which a run resumes.
+
+    Acts, on rank 0, on ``EPOCH_COMPLETED`` behind everything that changes the epoch's state, on
+    ``ITERATION_COMPLETED`` every ``every_iterations`` (never at an epoch's last: its end comes first), and on
+    ``TERMINATE``. Costs one write of the whole state. Keeps no state.
+
+    Args:
+        path: the file.
+        save: writes the run's whole state to a path, atomically.
+        every_iterations: 0 for epoch ends only.
+    """
+
+    def __init__(self, path: Path, save: Save, *, every_iterations: int = 0) -> None:
+        self.path = path
+        self.save = save
+        self.every_iterations = every_iterations
+
+    def attach(self, engine: Engine) -> None:
+        if self.every_iterations:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=self._is_inside), self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.TERMINATE, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.save(self.path)
+
+    def _is_inside(self, engine: Engine, iteration: int) -> bool:
+        return iteration % self.every_iterations == 0 and iteration % engine.state.epoch_length != 0
+
+
+class BestCheckpoint:
+    """Keeps the checkpoint with the best accuracy.
+
+    Acts on ``VALIDATION_COMPLETED``, on every rank; rank 0 writes. State: the best score, so that a resumed run does
+    not overwrite a better model.
+
+    Args:
+        path: the file.
+        save: writes the run's whole state to a path, atomically; None on the other ranks.
+        metric: its name in ``engine.state.validation``.
+        first_epoch: 1-based; evaluations before it do not count.
+        ties: whether an equal score replaces the file.
+    """
+
+    def __init__(
+        self, path: Path, save: Save | None, *, metric: str, first_epoch: int = 1, ties: bool = True
+    ) -> None:
+        self.path = path
+        self.save = save
+        self.metric = metric
+        self.first_epoch = first_epoch
+        self.ties = ties
+        self.score: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(TrainEvents.VALIDATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        score = engine.state.validation[self.metric]
+        better = self.score is None or score > self.score or (self.ties and score == self.score)
+        if engine.state.epoch < self.first_epoch or not better:
+            return
+        self.score = score
+        if self.save is not None:
+            self.save(self.path)
+
+    def state_dict(self) -> dict[str, float | None]:
+        """The best score, None before the first."""
+        return {"score": self.score}
+
+    def load_state_dict(self, state: Mapping[str, float | None]) -> None:
+        self.score = state["score"]
+
+
+class EpochCheckpoints:
+    """Keeps ``{epoch}_ckpt.pt`` (0-based, as the reference names them) of the last epochs.
+
+    Acts on ``EPOCH_COMPLETED``, on rank 0. Keeps no state.
+
+    Args:
+        folder: where the files go.
+        save: writes the run's whole state to a path, atomically.
+        last_n_epochs: how many epochs at the run's end.
+    """
+
+    def __init__(self, folder: Path, save: Save, *, last_n_epochs: int) -> None:
+        self.folder = folder
+        self.save = save
+        self.last_n_epochs = last_n_epochs
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        if engine.state.epoch > engine.state.max_epochs - self.last_n_epochs:
+            self.save(self.folder / f"{engine.state.epoch - 1}_ckpt.pt")

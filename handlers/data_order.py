@@ -1,0 +1,59 @@
+"""Which data an epoch sees: the sampler's epoch, and the loader without strong augmentation at the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+__all__ = ["AugmentationCutoff", "SamplerEpoch"]
+
+logger = logging.getLogger(__name__)
+
+
+class AugmentationCutoff:
+    """Swaps the training loader for one without mosaic and mixup for the last epochs.
+
+    Acts on ``EPOCH_STARTED``, first of its listeners, on every rank; never inside an epoch: a run resumed behind
+    the cutoff is given the right loader. Costs the start of new workers, once. Keeps no state.
+
+    Args:
+        first_epoch: 1-based epoch from which the other loader is used.
+        make_loader: makes it; of the same length, with a ``batch_sampler`` that has ``set_epoch``.
+    """
+
+    def __init__(self, first_epoch: int, make_loader: Callable[[], Any]) -> None:
+        self.first_epoch = first_epoch
+        self.make_loader = make_loader
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED(event_filter=self._is_cutoff), self)
+
+    def __call__(self, engine: Engine) -> None:
+        loader = self.make_loader()
+        if len(loader) != engine.state.epoch_length:
+            raise RuntimeError(f"the loader after the cutoff has {len(loader)} batches, not {engine.state.epoch_length}")
+        loader.batch_sampler.set_epoch(engine.state.epoch - 1)  # before set_data: it starts to read at once
+        engine.set_data(loader)
+        logger.info("epoch %d: strong augmentation (mosaic, mixup) is off from here", engine.state.epoch)
+
+    def _is_cutoff(self, engine: Engine, epoch: int) -> bool:
+        at_its_start = engine.state.iteration == (epoch - 1) * engine.state.epoch_length
+        return epoch == self.first_epoch and at_its_start
+
+
+class SamplerEpoch:
+    """Tells the loader's batch sampler the epoch, and the step to start at after a resume inside one.
+
+    Acts on ``EPOCH_STARTED``, on every rank. Keeps no state.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        state = engine.state
+        epoch = state.epoch - 1
+        state.dataloader.batch_sampler.set_epoch(epoch, start_step=state.iteration - epoch * state.epoch_length)

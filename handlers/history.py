@@ -1,0 +1,121 @@
+"""One row of numbers an epoch: kept in the checkpoint, written as metrics.csv."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+
+from yolov6_ignite.handlers.events import TrainEvents
+
+__all__ = ["History", "Timing"]
+
+
+class History:
+    """Collects an epoch's mean losses, accuracy and learning rates.
+
+    Acts on ``VALIDATION_COMPLETED`` (so that a best checkpoint holds its own row) and ``EPOCH_COMPLETED``, on every
+    rank; rank 0 writes. ``metrics.csv`` is rewritten whole from the rows, which are the state; it never holds a
+    time, so a resumed run's file equals an uninterrupted one's. Also on ``engine.state.history``.
+
+    Args:
+        path: the CSV file, or None to keep the rows only.
+        optimizer: whose learning rates are noted as ``x/lr0``, ``x/lr1``, ...
+        write: ``(path, text)`` written atomically.
+    """
+
+    def __init__(
+        self, path: Path | None, optimizer: torch.optim.Optimizer, write: Callable[[Path, str], None]
+    ) -> None:
+        self.path = path
+        self.optimizer = optimizer
+        self.write = write
+        self.rows: list[dict[str, float]] = []
+
+    def attach(self, engine: Engine) -> None:
+        engine.state.history = self.rows
+        engine.add_event_handler(TrainEvents.VALIDATION_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        state = engine.state
+        row: dict[str, float] = {"epoch": state.epoch}
+        row |= {f"train/{name}_loss": value for name, value in state.losses.items()}
+        if state.validation.get("epoch") == state.epoch:
+            row |= {name: value for name, value in state.validation.items() if name != "epoch"}
+        row |= {f"x/lr{index}": group["lr"] for index, group in enumerate(self.optimizer.param_groups)}
+        self.rows[:] = [kept for kept in self.rows if kept["epoch"] < state.epoch] + [row]
+        if self.path is not None:
+            self.write(self.path, self.to_csv())
+
+    def to_csv(self) -> str:
+        """The rows as CSV; a column stands where the first row that has it puts it; a missing value is empty."""
+        columns: list[str] = []
+        for row in self.rows:
+            previous = -1
+            for name in row:
+                if name not in columns:
+                    columns.insert(previous + 1, name)
+                previous = columns.index(name)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        return text.getvalue()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows."""
+        return {"rows": [dict(row) for row in self.rows]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.rows[:] = [dict(row) for row in state["rows"]]
+
+
+class Timing:
+    """Writes ``timing.csv``: seconds of training and evaluation an epoch, iterations a second.
+
+    Acts on ``EPOCH_STARTED``, ``VALIDATION_STARTED``, ``VALIDATION_COMPLETED`` and ``EPOCH_COMPLETED``, on rank 0.
+    State: none; a resumed run appends to the file.
+
+    Args:
+        path: the CSV file.
+    """
+
+    header = "epoch,train_s,evaluation_s,iterations_per_s\n"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._started = 0.0
+        self._evaluation_started = 0.0
+        self._evaluation_s = 0.0
+        self._first_iteration = 0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(TrainEvents.VALIDATION_STARTED, self._start_evaluation)
+        engine.add_event_handler(TrainEvents.VALIDATION_COMPLETED, self._end_evaluation)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        train_s = time.perf_counter() - self._started - self._evaluation_s
+        rate = (engine.state.iteration - self._first_iteration) / train_s
+        new = not self.path.exists()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(self.header if new else "")
+            file.write(f"{engine.state.epoch},{train_s:.3f},{self._evaluation_s:.3f},{rate:.3f}\n")
+
+    def _start(self, engine: Engine) -> None:
+        self._started, self._evaluation_s = time.perf_counter(), 0.0
+        self._first_iteration = engine.state.iteration
+
+    def _start_evaluation(self, engine: Engine) -> None:
+        self._evaluation_started = time.perf_counter()
+
+    def _end_evaluation(self, engine: Engine) -> None:
+        self._evaluation_s = time.perf_counter() - self._evaluation_started

@@ -1,0 +1,83 @@
+"""What is seen while a run goes on."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from typing import TextIO
+
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+__all__ = ["Progress"]
+
+logger = logging.getLogger(__name__)
+
+
+class Progress:
+    """A bar on a terminal, and a line in the log after every epoch.
+
+    Acts on ``EPOCH_STARTED``, ``ITERATION_COMPLETED``, ``EPOCH_COMPLETED`` and ``COMPLETED``, on rank 0. Every
+    ``interval`` iterations it reads the running losses from the device. Keeps no state.
+
+    Args:
+        interval: iterations between updates.
+        stream: where the bar goes; none is drawn where it is not a terminal.
+    """
+
+    def __init__(self, interval: int = 10, stream: TextIO | None = None) -> None:
+        self.interval = interval
+        self.stream = stream or sys.stderr
+        self._bar: tqdm | None = None
+        self._run_started = self._epoch_started = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self._start_run)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self._update)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        engine.add_event_handler(Events.TERMINATE, self._close)
+        engine.add_event_handler(Events.COMPLETED, self._end_run)
+
+    def _start_run(self, engine: Engine) -> None:
+        self._run_started = time.perf_counter()
+
+    def _start_epoch(self, engine: Engine) -> None:
+        self._epoch_started = time.perf_counter()
+        if self.stream.isatty():
+            state = engine.state
+            self._bar = tqdm(
+                total=state.epoch_length,
+                initial=state.iteration - (state.epoch - 1) * state.epoch_length,
+                desc=f"epoch {state.epoch}/{state.max_epochs}",
+                file=self.stream,
+                dynamic_ncols=True,
+                leave=False,
+            )
+
+    def _update(self, engine: Engine) -> None:
+        if self._bar is None:
+            return
+        state = engine.state
+        self._bar.set_postfix(
+            {name: f"{value:.4g}" for name, value in state.running_losses().items()}, refresh=False
+        )
+        self._bar.update(state.iteration - (state.epoch - 1) * state.epoch_length - self._bar.n)
+
+    def _end_epoch(self, engine: Engine) -> None:
+        self._close(engine)
+        row = engine.state.history[-1]
+        parts = [f"epoch {engine.state.epoch}/{engine.state.max_epochs}"]
+        parts += [f"{name.removeprefix('train/')} {value:.4f}" for name, value in row.items() if name.startswith("train/")]
+        parts += [f"{name.removeprefix('val/')} {row[name]:.4f}" for name in ("val/mAP@0.5", "val/mAP@0.50:0.95") if name in row]
+        parts += [f"lr {row['x/lr1']:.5f}", f"{time.perf_counter() - self._epoch_started:.1f} s"]
+        logger.info(" | ".join(parts))
+
+    def _end_run(self, engine: Engine) -> None:
+        logger.info("training took %.3f hours", (time.perf_counter() - self._run_started) / 3600)
+
+    def _close(self, engine: Engine) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,96 @@
+"""Stopping a run so that it can be resumed: on a signal, or because a handler asks for it."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NamedTuple
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+
+__all__ = ["StopOnRequest", "StopRequest"]
+
+logger = logging.getLogger(__name__)
+
+
+class StopRequest(NamedTuple):
+    """Why a run stops before its end.
+
+    Attributes:
+        exit_code: what the command ends with.
+        reason: one sentence for people.
+    """
+
+    exit_code: int
+    reason: str
+
+
+class StopOnRequest:
+    """Ends the run when ``engine.state.stop_request`` is set or a signal has come.
+
+    Acts on ``ITERATION_COMPLETED`` and, for a request in an epoch's last iteration, on ``EPOCH_COMPLETED``, last of
+    the listeners, on every rank; ``terminate`` without ``COMPLETED``, so nothing is stripped. On several ranks they
+    agree every ``agree_every`` iterations: one small all-reduce. Keeps no state.
+
+    Args:
+        signal_exit_code: exit code after SIGTERM or SIGINT. A second signal ends the process at once.
+        agree_every: iterations between the ranks' agreements.
+    """
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self, *, signal_exit_code: int, agree_every: int = 10) -> None:
+        self.signal_exit_code = signal_exit_code
+        self.agree_every = agree_every
+        self._signal: int | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.after_iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.after_epoch)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Catches the signals while a run goes on; only the main thread can."""
+        try:
+            previous = {number: signal.signal(number, self._on_signal) for number in self.signals}
+        except ValueError:
+            previous = {}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def after_iteration(self, engine: Engine) -> None:
+        iteration, epoch_length = engine.state.iteration, engine.state.epoch_length
+        if iteration % epoch_length == 0:
+            return  # the epoch's end comes first: Ignite would leave it out of a resumed run
+        if idist.get_world_size() == 1 or iteration % self.agree_every == 0:
+            self._stop_if_asked(engine)
+
+    def after_epoch(self, engine: Engine) -> None:
+        self._stop_if_asked(engine)
+
+    def _stop_if_asked(self, engine: Engine) -> None:
+        state = engine.state
+        if state.stop_request is None and self._signal is not None:
+            name = signal.Signals(self._signal).name
+            state.stop_request = StopRequest(self.signal_exit_code, f"{name} received; resume with train.resume=auto")
+        if idist.get_world_size() > 1:
+            code = 0 if state.stop_request is None else state.stop_request.exit_code
+            agreed = int(idist.all_reduce(torch.tensor(code, device=idist.device()), "MAX"))
+            if agreed and state.stop_request is None:
+                state.stop_request = StopRequest(agreed, "another rank asked to stop")
+        if state.stop_request is not None:
+            logger.warning("stopping: %s", state.stop_request.reason)
+            engine.terminate(skip_completed=True)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from yolov6_ignite.checkpoint import (
+    averaged_weights,
+    previous_generation,
+    read_checkpoint,
+    read_newest,
+    strip_checkpoint,
+    write_atomically,
+    write_checkpoint,
+)
+from yolov6_ignite.errors import ConfigError
+
+
+def training_content(value: float = 1.0) -> dict[str, Any]:
+    return {
+        "kind": "training",
+        "config": {"a": 1},
+        "names": ["x"],
+        "metrics": {"val/mAP@0.5": 0.5},
+        "epoch": 3,
+        "model": {"w": torch.full((2000,), -1.0)},
+        "ema": {"w": torch.full((2000,), value), "n": torch.tensor(7)},
+        "optimizer": {"state": {}},
+    }
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "last_ckpt.pt"
+
+
+def test_round_trip_and_plain_torch_can_read_it(path: Path) -> None:
+    write_checkpoint(path, training_content())
+    assert torch.equal(read_checkpoint(path)["ema"]["w"], torch.ones(2000))
+    assert torch.load(path, weights_only=True)["format"] == "yolov6-ignite"
+
+
+def test_a_flipped_byte_anywhere_in_the_data_is_noticed(path: Path) -> None:
+    write_checkpoint(path, training_content())
+    whole = path.read_bytes()
+    weights = whole.index(torch.full((4,), -1.0).numpy().tobytes())
+    for position in (weights, weights + 5000):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(ConfigError, match="checksum|damaged"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, 0.99])
+def test_a_truncated_file_is_noticed(path: Path, keep: float) -> None:
+    write_checkpoint(path, training_content())
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep if keep >= 1 else keep * len(whole))])
+    with pytest.raises(ConfigError, match="damaged"):
+        read_checkpoint(path)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such checkpoint"):
+        read_checkpoint(tmp_path / "missing.pt")
+    with pytest.raises(ConfigError, match="no such checkpoint"):
+        read_checkpoint(tmp_path)
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    with pytest.raises(ConfigError, match="not a checkpoint of this project"):
+        read_checkpoint(tmp_path / "foreign.pt")
+    torch.save({"format": "yolov6-ignite", "version": 99}, tmp_path / "newer.pt")
+    with pytest.raises(ConfigError, match="newer version"):
+        read_checkpoint(tmp_path / "newer.pt")
+
+
+class _Canary:
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.file),)
+
+
+@pytest.mark.parametrize("how", ["torch", "pickle"])
+def test_nothing_in_a_file_runs(tmp_path: Path, how: str) -> None:
+    canary, path = tmp_path / "canary", tmp_path / "evil.pt"
+    if how == "torch":
+        torch.save({"format": "yolov6-ignite", "version": 1, "x": _Canary(canary)}, path)
+    else:
+        path.write_bytes(pickle.dumps(_Canary(canary)))
+    with pytest.raises(ConfigError):
+        read_checkpoint(path)
+    assert not canary.exists()
+
+
+def test_the_previous_generation_serves_when_the_last_is_damaged(path: Path) -> None:
+    warnings: list[str] = []
+    assert read_newest(path, warnings.append) is None
+    write_checkpoint(path, training_content(1.0), keep_previous=True)
+    write_checkpoint(path, training_content(2.0), keep_previous=True)
+    newest = read_newest(path, warnings.append)
+    assert newest is not None
+    assert newest["ema"]["w"][0] == 2
+    assert not warnings
+    path.write_bytes(b"half a file")
+    newest = read_newest(path, warnings.append)
+    assert newest is not None
+    assert newest["ema"]["w"][0] == 1
+    assert len(warnings) == 1
+    path.unlink()  # a crash between the two renames
+    newest = read_newest(path, warnings.append)
+    assert newest is not None
+    assert newest["ema"]["w"][0] == 1
+    previous_generation(path).write_bytes(b"")
+    with pytest.raises(ConfigError, match="damaged"):
+        read_newest(path, warnings.append)
+
+
+def test_a_failed_write_leaves_everything_as_it_was(path: Path) -> None:
+    write_checkpoint(path, training_content(1.0))
+
+    def fail(file: Any) -> None:
+        file.write(b"something")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(ConfigError, match=r"last_ckpt\.pt: cannot be written .*No space left"):
+        write_atomically(path, fail, keep_previous=True)
+    assert read_checkpoint(path)["ema"]["w"][0] == 1
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_strip_keeps_the_average_in_half_precision_and_what_it_needs(path: Path, tmp_path: Path) -> None:
+    write_checkpoint(path, training_content(0.25))
+    final = tmp_path / "final.pt"
+    strip_checkpoint(path, final)
+    assert read_checkpoint(path)["kind"] == "training"
+    content = read_checkpoint(final)
+    assert content["kind"] == "weights"
+    assert content["model"]["w"].dtype == torch.float16
+    assert content["model"]["n"] == 7
+    assert {"config", "names", "metrics", "epoch"} <= content.keys()
+    assert "optimizer" not in content
+    weights = averaged_weights(content)
+    assert weights["w"].dtype == torch.float32
+    assert weights["w"][0] == 0.25
+    before = final.read_bytes()
+    strip_checkpoint(final, final)  # a repeated strip changes nothing
+    assert final.read_bytes() == before
+    strip_checkpoint(path, path)
+    assert read_checkpoint(path)["kind"] == "weights"

@@ -1,0 +1,239 @@
+"""Typed configuration: every key, its type, range and default.
+
+Reading from YAML (``base:``, overrides, origins) is in :mod:`yolov6_ignite.config_file`. Defaults are the
+reference's (specification, training 1.1, 2.2, 4 and 18) unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+__all__ = [
+    "AugmentConfig",
+    "BackboneConfig",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EvalConfig",
+    "HeadConfig",
+    "LoggingConfig",
+    "ModelConfig",
+    "NeckConfig",
+    "SolverConfig",
+    "TrainConfig",
+]
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A frozen section; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class BackboneConfig(Section):
+    """Backbone stages before scaling (specification, models 2 and 4)."""
+
+    type: Literal["EfficientRep"]
+    num_repeats: list[PositiveInt]
+    out_channels: list[PositiveInt]
+    fuse_P2: bool = False
+    cspsppf: bool = False
+
+
+class NeckConfig(Section):
+    """Neck stages before scaling (specification, models 2 and 5)."""
+
+    type: Literal["RepBiFPANNeck"]
+    num_repeats: list[PositiveInt]
+    out_channels: list[PositiveInt]
+
+
+class HeadConfig(Section):
+    """Head and the loss settings that belong to it (specification, models 6)."""
+
+    type: Literal["EffiDeHead"] = "EffiDeHead"
+    num_layers: Literal[3] = 3
+    strides: list[PositiveInt] = [8, 16, 32]
+    atss_warmup_epoch: Count = 0
+    iou_type: Literal["giou", "diou", "ciou", "siou"] = "giou"
+    use_dfl: bool = False
+    reg_max: Literal[0, 16] = 0
+
+    @model_validator(mode="after")
+    def _dfl_has_bins(self) -> HeadConfig:
+        if self.use_dfl != (self.reg_max == 16):
+            raise ValueError("use_dfl: true needs reg_max: 16, use_dfl: false needs reg_max: 0")
+        return self
+
+
+class ModelConfig(Section):
+    """The network."""
+
+    type: str
+    depth_multiple: Annotated[float, Field(gt=0)]
+    width_multiple: Annotated[float, Field(gt=0)]
+    training_mode: Literal["repvgg", "conv_relu", "conv_silu"] = "repvgg"
+    backbone: BackboneConfig
+    neck: NeckConfig
+    head: HeadConfig
+
+
+class DataConfig(Section):
+    """The data set and how batches are made of it."""
+
+    dataset: str | None = None  # a data set YAML; `shapes` draws one
+    image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 640  # pixels; one number or (height, width)
+    batch_size: PositiveInt = 32  # total over all devices
+    workers: Count = 8  # per device
+    cache: Literal["none", "ram"] = "none"
+    rect: bool = False  # train on rectangular batches: sorted by shape, not shuffled
+    on_bad_label: Literal["skip", "error"] = "skip"
+    on_bad_image: Literal["skip", "error"] = "skip"
+    recheck: bool = False  # ignore the cached index and read every file again
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Training size in pixels as (height, width)."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
+
+
+class AugmentConfig(Section):
+    """Augmentation ranges (specification, training 12.8)."""
+
+    hsv_h: Probability = 0.015
+    hsv_s: Probability = 0.7
+    hsv_v: Probability = 0.4
+    degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    translate: Probability = 0.1
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0  # degrees
+    flipud: Probability = 0.0
+    fliplr: Probability = 0.5
+    mosaic: Probability = 1.0
+    mixup: Probability = 0.0
+    stop_last_n_epochs: int = 15  # without mosaic and mixup; negative: never
+
+
+class SolverConfig(Section):
+    """Optimizer, schedule and warm-up (specification, training 4 and 5)."""
+
+    optim: Literal["SGD", "Adam"] = "SGD"
+    lr_scheduler: Literal["Cosine", "Constant"] = "Cosine"
+    lr0: Annotated[float, Field(gt=0)] = 0.01
+    lrf: Probability = 0.01  # final learning rate as a fraction of lr0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.937
+    weight_decay: NonNegative = 0.0005
+    warmup_epochs: NonNegative = 3.0
+    warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
+    warmup_bias_lr: NonNegative = 0.1
+    warmup_min_iterations: Count = 1000
+    reference_world_size: PositiveInt = 1  # devices of the recipe: see DESIGN rule 5.3 in the README
+    reference_device_batch: PositiveInt = 32
+
+
+class TrainConfig(Section):
+    """The run."""
+
+    epochs: PositiveInt = 400
+    seed: Count = 0
+    device: str = "auto"  # auto, cpu, cuda or mps
+    devices: PositiveInt = 1
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    deterministic: bool = False  # deterministic CUDA kernels: needed there for a bit-exact resume
+    sync_bn: bool = False  # batch norm statistics over all CUDA devices
+    weights: str | None = None  # start from these weights
+    resume: str = "none"  # none, auto (continue output_dir/name) or a checkpoint
+    output_dir: str = "runs/train"
+    name: str = "exp"
+    max_bad_steps: PositiveInt = 16  # non-finite optimizer steps in a row before the run stops
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if value.split(":")[0] not in {"auto", "cpu", "cuda", "mps"}:
+            raise ValueError("must be auto, cpu, cuda or mps")
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not value or "/" in value or value in {".", ".."}:
+            raise ValueError("must be a single folder name; put the folders before it into train.output_dir")
+        return value
+
+
+class EvalConfig(Section):
+    """Evaluation during training, and the defaults of the evaluate command."""
+
+    interval: PositiveInt = 20
+    heavy_range: Count = 50  # in the last so many epochs the interval is at most 3
+    final_only: bool = False
+    batch_size: PositiveInt = 32  # per device; batches do not depend on the number of devices
+    image_size: PositiveInt | None = None  # default: data.image_size, the longer side
+    conf_threshold: Probability = 0.03
+    iou_threshold: Probability = 0.65
+    max_detections: PositiveInt = 300
+    shrink_px: Count = 0  # subtracted from the size that images are resized to
+    rect: bool = True  # rectangular batches, padded by half a stride
+    verbose: bool = False  # a table by class in the log
+    plots: bool = True
+
+
+class CheckpointConfig(Section):
+    """Which checkpoints are kept besides last and best."""
+
+    last_n_epochs: Count = 0  # keep {epoch}_ckpt.pt of the last so many epochs
+    every_iterations: Count = 0  # also write last_ckpt.pt every so many iterations; 0: at epoch ends only
+
+
+class LoggingConfig(Section):
+    """What is shown and written while training."""
+
+    train_batch_images: bool = False  # first batch of every epoch to TensorBoard
+    prediction_images: bool = True
+    interval: PositiveInt = 10  # iterations between progress updates: each reads the losses once
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    solver: SolverConfig = SolverConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    logging: LoggingConfig = LoggingConfig()
+    handlers: list[dict[str, dict[str, Any] | None]] = []  # {"module:Class": {argument: value}}
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        stride = max(self.model.head.strides)
+        for key, size in (("data.image_size", self.data.image_size), ("eval.image_size", self.eval.image_size)):
+            for side in (size,) if isinstance(size, int) else size or ():
+                if side % stride:
+                    up = -(-side // stride) * stride
+                    raise ValueError(f"{key}: {side} is not a multiple of the largest stride {stride}; use {up}")
+        last_n = self.augment.stop_last_n_epochs
+        if last_n > self.train.epochs and (self.augment.mosaic > 0 or self.augment.mixup > 0):
+            raise ValueError(
+                f"augment.stop_last_n_epochs: {last_n} is longer than the run (train.epochs: {self.train.epochs}); "
+                "lower it, raise train.epochs, or set augment.mosaic and augment.mixup to 0"
+            )
+        if self.data.batch_size < self.train.devices:
+            raise ValueError(
+                f"data.batch_size: {self.data.batch_size} is less than train.devices: {self.train.devices}; "
+                "it is the total over all devices"
+            )
+        if self.train.sync_bn and self.train.device == "cpu":
+            raise ValueError("train.sync_bn needs CUDA devices (train.device is cpu)")
+        return self

@@ -1,0 +1,37 @@
+"""Errors that a user can cause, each with the exit code that a command ends with."""
+
+from __future__ import annotations
+
+__all__ = ["ConfigError", "DatasetError", "NonFiniteError", "Stopped", "UserError"]
+
+
+class UserError(Exception):
+    """An expected failure: one message (what, where, what to do), no traceback.
+
+    Attributes:
+        exit_code: the status that a command line ends with.
+    """
+
+    exit_code = 2
+
+
+class ConfigError(UserError):
+    """Bad usage, configuration, weights or output directory (exit code 2)."""
+
+
+class DatasetError(UserError):
+    """A data set that cannot be used (exit code 3)."""
+
+    exit_code = 3
+
+
+class NonFiniteError(UserError):
+    """Gradients stayed non-finite for ``train.max_bad_steps`` optimizer steps (exit code 4)."""
+
+    exit_code = 4
+
+
+class Stopped(UserError):
+    """The run was stopped by a signal and can be resumed (exit code 75)."""
+
+    exit_code = 75

@@ -1,0 +1,51 @@
+"""The optimizer and its three parameter groups (specification, training 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from yolov6_ignite.config import Config
+from yolov6_ignite.optim.schedule import NOMINAL_BATCH_SIZE
+
+__all__ = ["build_optimizer", "parameter_groups", "scaled_weight_decay"]
+
+
+def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """Trainable parameters as (batch norm weights, other weights, biases), in module order.
+
+    Parameters with other names (the frozen projection of a DFL head) are in no group.
+    """
+    norms: list[nn.Parameter] = []
+    weights: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
+    for module in model.modules():
+        weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+        if isinstance(bias, nn.Parameter) and bias.requires_grad:
+            biases.append(bias)
+        if isinstance(weight, nn.Parameter) and weight.requires_grad:
+            (norms if isinstance(module, nn.BatchNorm2d) else weights).append(weight)
+    return norms, weights, biases
+
+
+def scaled_weight_decay(weight_decay: float, batch_size: int) -> float:
+    """Weight decay for the images that one optimizer step really sees (specification, training 4.3)."""
+    accumulate = max(1, round(NOMINAL_BATCH_SIZE / batch_size))
+    return weight_decay * batch_size * accumulate / NOMINAL_BATCH_SIZE
+
+
+def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or Adam; only the weights that are no batch norm's decay.
+
+    The learning rates are set by the schedule before every step.
+    """
+    solver = config.solver
+    norms, weights, biases = parameter_groups(model)
+    groups = [
+        {"params": norms, "weight_decay": 0.0},
+        {"params": weights, "weight_decay": scaled_weight_decay(solver.weight_decay, config.data.batch_size)},
+        {"params": biases, "weight_decay": 0.0},
+    ]
+    if solver.optim == "Adam":
+        return torch.optim.Adam(groups, lr=solver.lr0, betas=(solver.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=solver.lr0, momentum=solver.momentum, nesterov=solver.momentum > 0)
