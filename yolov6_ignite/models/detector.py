@@ -1,0 +1,58 @@
+"""The detector: backbone, neck and head under the names of the published weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from yolov6_ignite.models.deploy import deployed
+from yolov6_ignite.models.output import DetectorOutput
+
+__all__ = ["Detector"]
+
+
+class Detector(nn.Module):
+    """A one-stage detector.
+
+    Attributes:
+        num_classes: number of classes.
+        names: their names, "0", "1", ... until set.
+        strides: stride of every level in pixels, the finest first.
+        stride: the largest of them; image sides must be multiples of it.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, neck: nn.Module, head: nn.Module, *, strides: Sequence[int], num_classes: int
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.detect = head
+        self.num_classes = num_classes
+        self.names: list[str] = [str(index) for index in range(num_classes)]
+        self.strides: list[int] = list(strides)
+        self.stride: int = max(strides)
+
+    def forward(self, images: Tensor) -> DetectorOutput | Tensor:
+        """Detects objects in a batch of RGB images (batch, 3, height, width) in [0, 1].
+
+        Returns:
+            In train mode a :class:`DetectorOutput`. In eval mode (batch, anchors, 5 + classes): centre x,
+            centre y, width, height in pixels, 1, class probabilities.
+
+        Raises:
+            ValueError: a side of the images is not a multiple of the largest stride.
+        """
+        height, width = images.shape[-2:]
+        if height % self.stride or width % self.stride:
+            raise ValueError(f"images of {height} x {width} pixels: both sides must be multiples of {self.stride}")
+        neck_maps = self.neck(self.backbone(images))
+        output = self.detect(neck_maps)
+        if isinstance(output, DetectorOutput):
+            return output._replace(neck_maps=tuple(neck_maps))
+        return output
+
+    def deploy(self) -> Detector:
+        """A fused copy in eval mode: batch norms folded and branches merged, outputs as before."""
+        return deployed(self)
