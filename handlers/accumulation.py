@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-
 from yolov6_ignite.handlers.events import TrainEvents
 
 __all__ = ["GradientAccumulation"]

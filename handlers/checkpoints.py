@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ignite.engine import Engine, Events
-
 from yolov6_ignite.handlers.events import TrainEvents
 
 __all__ = ["BestCheckpoint", "EpochCheckpoints", "LastCheckpoint"]
@@ -59,9 +58,7 @@ class BestCheckpoint:
         ties: whether an equal score replaces the file.
     """
 
-    def __init__(
-        self, path: Path, save: Save | None, *, metric: str, first_epoch: int = 1, ties: bool = True
-    ) -> None:
+    def __init__(self, path: Path, save: Save | None, *, metric: str, first_epoch: int = 1, ties: bool = True) -> None:
         self.path = path
         self.save = save
         self.metric = metric

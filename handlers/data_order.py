@@ -34,7 +34,9 @@ class AugmentationCutoff:
     def __call__(self, engine: Engine) -> None:
         loader = self.make_loader()
         if len(loader) != engine.state.epoch_length:
-            raise RuntimeError(f"the loader after the cutoff has {len(loader)} batches, not {engine.state.epoch_length}")
+            raise RuntimeError(
+                f"the loader after the cutoff has {len(loader)} batches, not {engine.state.epoch_length}"
+            )
         loader.batch_sampler.set_epoch(engine.state.epoch - 1)  # before set_data: it starts to read at once
         engine.set_data(loader)
         logger.info("epoch %d: strong augmentation (mosaic, mixup) is off from here", engine.state.epoch)

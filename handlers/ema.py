@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import torch
 from ignite.engine import Engine
 from torch import nn
-
 from yolov6_ignite.handlers.events import TrainEvents
 
 __all__ = ["ModelEMA", "ema_decay"]

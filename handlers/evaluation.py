@@ -9,7 +9,6 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
-
 from yolov6_ignite.handlers.events import TrainEvents
 
 __all__ = ["EmaBuffersFromRankZero", "Evaluation", "evaluated_epochs"]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from ignite.engine import Engine
 from torch import nn
-
 from yolov6_ignite.handlers.events import TrainEvents
 from yolov6_ignite.handlers.stop import StopRequest
 

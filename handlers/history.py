@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-
 from yolov6_ignite.handlers.events import TrainEvents
 
 __all__ = ["History", "Timing"]
@@ -30,9 +29,7 @@ class History:
         write: ``(path, text)`` written atomically.
     """
 
-    def __init__(
-        self, path: Path | None, optimizer: torch.optim.Optimizer, write: Callable[[Path, str], None]
-    ) -> None:
+    def __init__(self, path: Path | None, optimizer: torch.optim.Optimizer, write: Callable[[Path, str], None]) -> None:
         self.path = path
         self.optimizer = optimizer
         self.write = write

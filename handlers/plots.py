@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ignite.engine import Engine
-
 from yolov6_ignite.handlers.events import TrainEvents
 
 __all__ = ["EvaluationPlots"]

@@ -60,17 +60,21 @@ class Progress:
         if self._bar is None:
             return
         state = engine.state
-        self._bar.set_postfix(
-            {name: f"{value:.4g}" for name, value in state.running_losses().items()}, refresh=False
-        )
+        self._bar.set_postfix({name: f"{value:.4g}" for name, value in state.running_losses().items()}, refresh=False)
         self._bar.update(state.iteration - (state.epoch - 1) * state.epoch_length - self._bar.n)
 
     def _end_epoch(self, engine: Engine) -> None:
         self._close(engine)
         row = engine.state.history[-1]
         parts = [f"epoch {engine.state.epoch}/{engine.state.max_epochs}"]
-        parts += [f"{name.removeprefix('train/')} {value:.4f}" for name, value in row.items() if name.startswith("train/")]
-        parts += [f"{name.removeprefix('val/')} {row[name]:.4f}" for name in ("val/mAP@0.5", "val/mAP@0.50:0.95") if name in row]
+        parts += [
+            f"{name.removeprefix('train/')} {value:.4f}" for name, value in row.items() if name.startswith("train/")
+        ]
+        parts += [
+            f"{name.removeprefix('val/')} {row[name]:.4f}"
+            for name in ("val/mAP@0.5", "val/mAP@0.50:0.95")
+            if name in row
+        ]
         parts += [f"lr {row['x/lr1']:.5f}", f"{time.perf_counter() - self._epoch_started:.1f} s"]
         logger.info(" | ".join(parts))
 

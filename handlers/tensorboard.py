@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from ignite.engine import Engine, Events
-
 from yolov6_ignite.handlers.events import TrainEvents
 
 __all__ = ["PredictionImages", "TensorBoardScalars", "TrainBatchImages"]

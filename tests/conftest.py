@@ -69,7 +69,7 @@ base: yolov6n
 model: {{type: tiny, width_multiple: 0.0625, depth_multiple: 0.1}}
 data: {{dataset: {tiny_dataset}, image_size: 64, batch_size: 4, workers: 0}}
 augment: {{stop_last_n_epochs: 1}}
-solver: {{warmup_epochs: 1, warmup_min_iterations: 0, reference_world_size: 1}}
+solver: {{warmup_epochs: 60, warmup_min_iterations: 0, reference_world_size: 1}}
 train: {{epochs: 4, device: cpu, output_dir: {tmp_path / "runs"}, name: run}}
 eval: {{interval: 2, heavy_range: 0, batch_size: 2}}
 """

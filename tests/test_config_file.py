@@ -15,7 +15,9 @@ from yolov6_ignite.config_file import (
 )
 from yolov6_ignite.errors import ConfigError
 
-RECIPES = sorted(p.relative_to(recipe_path("yolov6n").parent).as_posix() for p in recipe_path("yolov6n").parent.glob("*.yaml"))
+RECIPES = sorted(
+    p.relative_to(recipe_path("yolov6n").parent).as_posix() for p in recipe_path("yolov6n").parent.glob("*.yaml")
+)
 
 
 def write(path: Path, text: str) -> Path:

@@ -135,6 +135,7 @@ class SolverConfig(Section):
     warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     warmup_bias_lr: NonNegative = 0.1
     warmup_min_iterations: Count = 1000
+    nominal_batch_size: PositiveInt = 64  # images in an optimizer step: smaller batches are accumulated up to it
     reference_world_size: PositiveInt = 1  # devices of the recipe: see DESIGN rule 5.3 in the README
     reference_device_batch: PositiveInt = 32
 

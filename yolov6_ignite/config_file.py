@@ -79,7 +79,9 @@ def recipe_path(path_or_name: str | Path) -> Path:
             return candidate
     if path.exists():
         raise ConfigError(f"{path}: is not a file; give a YAML file or the name of a recipe")
-    names = sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml") if p.parent.name != "data")
+    names = sorted(
+        p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml") if p.parent.name != "data"
+    )
     near = difflib.get_close_matches(path.with_suffix("").as_posix(), names, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else f"recipes: {', '.join(names)}"
     raise ConfigError(f"{path}: there is no such configuration file or recipe; {hint}")
@@ -151,9 +153,7 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + key, value
 
 
-def _set(
-    values: dict[str, Any], origins: dict[str, str], dotted: str, value: Any, origin: str = COMMAND_LINE
-) -> None:
+def _set(values: dict[str, Any], origins: dict[str, str], dotted: str, value: Any, origin: str = COMMAND_LINE) -> None:
     *sections, leaf = dotted.split(".")
     target = values
     for section in sections:

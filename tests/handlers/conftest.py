@@ -9,7 +9,6 @@ import pytest
 import torch
 from ignite.engine import Engine
 from torch import nn
-
 from yolov6_ignite.handlers import TrainEvents, register_train_events
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-
 from yolov6_ignite.handlers import GradientAccumulation, TrainEvents
 
 

@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 from ignite.engine import Engine, Events
-
 from yolov6_ignite.handlers import AugmentationCutoff, SamplerEpoch, register_train_events
 
 
@@ -38,9 +37,7 @@ def train(start: int, cutoff: int, first: Loader, epochs: int = 4) -> list[Any]:
     AugmentationCutoff(cutoff, lambda: Loader("weak")).attach(engine)
     SamplerEpoch().attach(engine)
     if start:
-        engine.load_state_dict(
-            {"epoch_length": 3, "max_epochs": epochs, "iteration": start, "optimizer_step": 0}
-        )
+        engine.load_state_dict({"epoch_length": 3, "max_epochs": epochs, "iteration": start, "optimizer_step": 0})
     engine.run(first, max_epochs=epochs, epoch_length=3)
     return batches
 

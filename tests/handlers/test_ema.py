@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-
 from yolov6_ignite.handlers import GradientAccumulation, ModelEMA
 from yolov6_ignite.handlers.ema import ema_decay
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from yolov6_ignite.handlers import BestCheckpoint, Evaluation, GradientAccumulation, History, ModelEMA, TrainEvents
 from yolov6_ignite.handlers.evaluation import evaluated_epochs
 from yolov6_ignite.handlers.loss_means import LossMeans

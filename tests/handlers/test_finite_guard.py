@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Events
-
 from yolov6_ignite.handlers import FiniteGuard, GradientAccumulation, ModelEMA, StopOnRequest
 
 
@@ -16,9 +15,7 @@ def guarded(toy: Any, max_bad_steps: int = 3) -> tuple[FiniteGuard, list[Any]]:
         kept.append(batch)
         return "bad_batch.pt"
 
-    guard = FiniteGuard(
-        toy.model, toy.optimizer, toy.scaler, max_bad_steps=max_bad_steps, keep_batch=keep, exit_code=4
-    )
+    guard = FiniteGuard(toy.model, toy.optimizer, toy.scaler, max_bad_steps=max_bad_steps, keep_batch=keep, exit_code=4)
     guard.attach(toy.engine)
     GradientAccumulation(toy.optimizer, toy.scaler, lambda iteration: 1).attach(toy.engine)
     ModelEMA(toy.model).attach(toy.engine)

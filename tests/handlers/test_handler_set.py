@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 from ignite.engine import Engine, Events
-
 from yolov6_ignite.handlers import HandlerSet, register_train_events
 
 

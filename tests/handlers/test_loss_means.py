@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 from ignite.engine import Events
-
 from yolov6_ignite.handlers import GradientAccumulation, LossMeans
 
 

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any
 
 import pytest
 from ignite.engine import Engine, Events
-
 from yolov6_ignite.handlers import LastCheckpoint, StopOnRequest, StopRequest, register_train_events
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from ignite.engine import Engine
+from yolov6_ignite.handlers import GradientAccumulation, TrainEvents, register_train_events
+from yolov6_ignite.handlers.ema import ema_decay
 
 from yolov6_ignite.config import Config
 from yolov6_ignite.config_file import load_config
-from yolov6_ignite.handlers import GradientAccumulation, TrainEvents, register_train_events
-from yolov6_ignite.handlers.ema import ema_decay
 from yolov6_ignite.optim import Schedule, build_schedule
 from yolov6_ignite.optim.optimizer import scaled_weight_decay
 
@@ -80,7 +80,7 @@ def test_golden_trace(name: str) -> None:
     epochs, epoch_length, batch, _, optim, lr0, weight_decay = TRACES[name]
     schedule = build_schedule(config_of(name), epoch_length)
     assert schedule.lr0 == pytest.approx(lr0)
-    assert scaled_weight_decay(0.0005, batch) == pytest.approx(weight_decay)
+    assert scaled_weight_decay(0.0005, batch, 64) == pytest.approx(weight_decay)
     steps = optimizer_steps(schedule, epochs * epoch_length)
     seen_after_warmup = 0
     for row in rows:

@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from yolov6_ignite.config import Config
-from yolov6_ignite.optim.schedule import NOMINAL_BATCH_SIZE
 
 __all__ = ["build_optimizer", "parameter_groups", "scaled_weight_decay"]
 
@@ -28,10 +27,10 @@ def parameter_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Para
     return norms, weights, biases
 
 
-def scaled_weight_decay(weight_decay: float, batch_size: int) -> float:
+def scaled_weight_decay(weight_decay: float, batch_size: int, nominal_batch_size: int) -> float:
     """Weight decay for the images that one optimizer step really sees (specification, training 4.3)."""
-    accumulate = max(1, round(NOMINAL_BATCH_SIZE / batch_size))
-    return weight_decay * batch_size * accumulate / NOMINAL_BATCH_SIZE
+    accumulate = max(1, round(nominal_batch_size / batch_size))
+    return weight_decay * batch_size * accumulate / nominal_batch_size
 
 
 def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
@@ -41,9 +40,10 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     """
     solver = config.solver
     norms, weights, biases = parameter_groups(model)
+    weight_decay = scaled_weight_decay(solver.weight_decay, config.data.batch_size, solver.nominal_batch_size)
     groups = [
         {"params": norms, "weight_decay": 0.0},
-        {"params": weights, "weight_decay": scaled_weight_decay(solver.weight_decay, config.data.batch_size)},
+        {"params": weights, "weight_decay": weight_decay},
         {"params": biases, "weight_decay": 0.0},
     ]
     if solver.optim == "Adam":

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from yolov6_ignite.config import Config
 
-__all__ = ["NOMINAL_BATCH_SIZE", "Schedule", "StepSettings", "build_schedule"]
+__all__ = ["Schedule", "StepSettings", "build_schedule"]
 
-NOMINAL_BATCH_SIZE = 64  # gradients are accumulated up to this many images
 BIAS_GROUP = 2
 
 
@@ -36,6 +35,7 @@ class Schedule:
         epochs: length of the run.
         epoch_length: iterations in an epoch.
         batch_size: images in a global batch.
+        nominal_batch_size: images that gradients are accumulated up to.
         lr0: initial learning rate, rescaled to the batch (:func:`build_schedule`).
         lrf: final learning rate as a fraction of ``lr0``.
         cosine: a half cosine from 1 to ``lrf``; constant otherwise.
@@ -48,6 +48,7 @@ class Schedule:
     epochs: int
     epoch_length: int
     batch_size: int
+    nominal_batch_size: int
     lr0: float
     lrf: float
     cosine: bool
@@ -69,7 +70,7 @@ class Schedule:
         epoch before.
         """
         lr = self.lr0 * self.epoch_factor(iteration // self.epoch_length)
-        window = NOMINAL_BATCH_SIZE / self.batch_size
+        window = self.nominal_batch_size / self.batch_size
         if iteration > self.warmup_iterations:
             return StepSettings((lr, lr, lr), self.momentum, max(1, round(window)))
         done = iteration / self.warmup_iterations if self.warmup_iterations else 1.0
@@ -91,6 +92,7 @@ def build_schedule(config: Config, epoch_length: int) -> Schedule:
         epochs=config.train.epochs,
         epoch_length=epoch_length,
         batch_size=config.data.batch_size,
+        nominal_batch_size=solver.nominal_batch_size,
         lr0=solver.lr0 * config.data.batch_size / reference_batch,
         lrf=solver.lrf,
         cosine=solver.lr_scheduler == "Cosine",

@@ -1,0 +1,55 @@
+"""What every command line shares: logging, and expected errors as one message and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from yolov6_ignite.errors import ConfigError, UserError
+
+__all__ = ["OUT_OF_MEMORY", "USAGE", "log_to_console", "run_command"]
+
+USAGE = ConfigError.exit_code
+OUT_OF_MEMORY = 5
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Runs a command and turns expected errors into a message on stderr and the documented exit code."""
+    first_rank = os.environ.get("RANK", "0") == "0"
+    try:
+        return command()
+    except UserError as error:
+        if first_rank:
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except ImportError as error:
+        if error.name == "cv2" or "libGL" in str(error) or "libgthread" in str(error) or "libglib" in str(error):
+            print(
+                f"error: OpenCV cannot be loaded ({error}); install its system libraries "
+                "(Debian and Ubuntu: apt-get install libgl1 libglib2.0-0) or use opencv-python-headless instead",
+                file=sys.stderr,
+            )
+            return USAGE
+        raise
+    except Exception as error:
+        import torch  # only now: a command must be able to say that something is missing before this import
+
+        if not isinstance(error, torch.OutOfMemoryError):
+            raise
+        print(
+            f"error: out of memory ({str(error).splitlines()[0]}); lower data.batch_size or data.image_size",
+            file=sys.stderr,
+        )
+        return OUT_OF_MEMORY
+
+
+def log_to_console(level: int = logging.INFO) -> None:
+    """Sends the package's log to stderr, message only."""
+    root = logging.getLogger("yolov6_ignite")
+    root.setLevel(level)
+    if not any(type(handler) is logging.StreamHandler for handler in root.handlers):
+        console = logging.StreamHandler()
+        console.setFormatter(logging.Formatter("%(message)s"))
+        root.addHandler(console)

@@ -1,0 +1,127 @@
+"""The trainer and evaluator engines: their step functions, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine
+from torch import Tensor, nn
+
+from yolov6_ignite.config import EvalConfig
+from yolov6_ignite.data import Batch
+from yolov6_ignite.distributed import memory_format
+from yolov6_ignite.handlers import TrainEvents, register_train_events
+from yolov6_ignite.metrics import non_max_suppression, rescale_to_native
+
+__all__ = ["create_evaluator", "create_trainer", "to_model_input"]
+
+
+class Loss(Protocol):
+    """What :func:`yolov6_ignite.build_loss` returns."""
+
+    def __call__(
+        self, output: Any, targets: Tensor, *, epoch: int, max_epochs: int, image_size: tuple[int, int]
+    ) -> tuple[Tensor, Mapping[str, Tensor]]: ...
+
+
+def to_model_input(images: Tensor, device: torch.device) -> Tensor:
+    """Moves uint8 images (batch, 3, height, width) to the device, as floats in [0, 1]."""
+    moved = images.to(device, non_blocking=True)
+    return moved.to(torch.float32, memory_format=memory_format(device)).div_(255)
+
+
+def create_trainer(
+    model: nn.Module,
+    loss: Loss,
+    scaler: torch.amp.GradScaler,
+    *,
+    device: torch.device,
+    autocast_dtype: torch.dtype | None,
+) -> Engine:
+    """An engine whose step is forward, loss and backward; everything else is attached to it.
+
+    Args:
+        model: in train mode, wrapped for several devices or not.
+        loss: see :func:`yolov6_ignite.build_loss`; its parts sum to the objective over the ranks.
+        scaler: gradient scaler, disabled where the precision needs none.
+        device: where the model is.
+        autocast_dtype: bfloat16 or float16, None for fp32.
+
+    Returns:
+        An engine over :class:`yolov6_ignite.data.Batch` whose output is the detached loss terms by name.
+    """
+    undo_averaging = idist.get_world_size()  # DistributedDataParallel averages what the objective sums
+
+    def step(engine: Engine, batch: Batch) -> Mapping[str, Tensor]:
+        images = to_model_input(batch.images, device)
+        with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
+            output = model(images)
+        total, items = loss(
+            output,
+            batch.targets,
+            epoch=engine.state.epoch - 1,
+            max_epochs=engine.state.max_epochs,
+            image_size=(images.shape[-2], images.shape[-1]),
+        )
+        scaler.scale(total * undo_averaging).backward()
+        engine.fire_event(TrainEvents.BACKWARD_COMPLETED)
+        return items
+
+    trainer = Engine(step)
+    register_train_events(trainer)
+    return trainer
+
+
+def create_evaluator(
+    get_model: Callable[[], nn.Module], settings: EvalConfig, *, device: torch.device, timed: bool = False
+) -> Engine:
+    """An engine whose step predicts and brings the detections back to the images' own pixels.
+
+    Args:
+        get_model: gives the model to evaluate; in eval mode, fp32.
+        settings: thresholds.
+        device: where the model is.
+        timed: sum the seconds spent into ``engine.state.seconds`` by stage; waits for the device.
+
+    Returns:
+        An engine over :class:`yolov6_ignite.data.Batch` whose output is ``(indices, detections)``: the images'
+        indices in the data set, and for each image a tensor (n, 6) of x1, y1, x2, y2 in native pixels, score, class.
+    """
+
+    def now() -> float:
+        if timed and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    @torch.inference_mode()
+    def step(engine: Engine, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        started = now()
+        images = to_model_input(batch.images, device)
+        moved = now()
+        predictions = get_model()(images)
+        predicted = now()
+        kept = non_max_suppression(
+            predictions,
+            conf_threshold=settings.conf_threshold,
+            iou_threshold=settings.iou_threshold,
+            max_detections=settings.max_detections,
+        )
+        selected = now()
+        if timed:
+            seconds = engine.state.seconds
+            seconds["preprocess"] += moved - started
+            seconds["inference"] += predicted - moved
+            seconds["nms"] += selected - predicted
+        detections = []
+        for found, letterbox in zip(kept, batch.letterbox, strict=True):
+            found = found.cpu()
+            detections.append(torch.cat((rescale_to_native(found[:, :4], letterbox), found[:, 4:]), 1))
+        return batch.indices, detections
+
+    evaluator = Engine(step)
+    evaluator.state.seconds = {"preprocess": 0.0, "inference": 0.0, "nms": 0.0}
+    return evaluator

@@ -1,0 +1,94 @@
+"""``python -m yolov6_ignite.evaluate WEIGHTS --data DATASET.yaml``"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from yolov6_ignite.command import log_to_console, run_command
+from yolov6_ignite.config_file import apply_overrides
+from yolov6_ignite.errors import ConfigError
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluates weights on a data set; returns the exit code (0 done, 2 usage or weights, 3 data set)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m yolov6_ignite.evaluate",
+        description="COCO average precision of a checkpoint. Sizes and thresholds are those of the training that "
+        "it comes from, so best_ckpt.pt gives the AP that its log printed.",
+    )
+    parser.add_argument("weights", help="a checkpoint: best_ckpt.pt, final.pt, last_ckpt.pt")
+    parser.add_argument("--data", help="data set file; default: the one that the weights were trained on")
+    parser.add_argument("--split", choices=("val", "test", "train"), default="val")
+    parser.add_argument("--image-size", type=int, metavar="PX")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--conf-threshold", type=float)
+    parser.add_argument("--iou-threshold", type=float)
+    parser.add_argument("--device", help="auto, cpu, cuda or mps")
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a JSON file")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write the plots into a folder")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: _evaluate(options))
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from yolov6_ignite.checkpoint import write_text
+    from yolov6_ignite.data import build_index, load_dataset_file
+    from yolov6_ignite.distributed import resolve_device
+    from yolov6_ignite.evaluation import CocoEvaluation
+    from yolov6_ignite.weights import load_model_and_config
+
+    log_to_console(logging.WARNING)
+    model, config = load_model_and_config(options.weights)
+    given = {
+        "eval.image_size": options.image_size,
+        "eval.batch_size": options.batch_size,
+        "eval.conf_threshold": options.conf_threshold,
+        "eval.iou_threshold": options.iou_threshold,
+        "train.device": options.device or "auto",
+        "data.workers": options.workers,
+        "data.dataset": options.data,
+    }
+    config = apply_overrides(config, {key: value for key, value in given.items() if value is not None})
+    if config.data.dataset is None:
+        raise ConfigError("--data is missing: give the data set file to evaluate on")
+    device = resolve_device(config.train.device)
+    dataset = load_dataset_file(config.data.dataset)
+    if len(dataset.names) != model.num_classes:
+        raise ConfigError(
+            f"{options.weights}: detects {model.num_classes} classes, but {dataset.path} names {len(dataset.names)}; "
+            "give the data set that it was trained for"
+        )
+    directories = getattr(dataset, options.split)
+    if not directories:
+        raise ConfigError(f"--split {options.split}: {dataset.path} has no `{options.split}`")
+    index = build_index(
+        directories,
+        dataset.names,
+        on_bad_label=config.data.on_bad_label,
+        on_bad_image=config.data.on_bad_image,
+        recheck=config.data.recheck,
+    )
+    evaluation = CocoEvaluation(index, dataset, config, device=device, timed=True)
+    result = evaluation(model.to(device))
+    speed = {f"{stage}_ms": 1000 * s / len(index.paths) for stage, s in evaluation.engine.state.seconds.items()}
+    print(result.table())
+    print(result.per_class_table())
+    print("speed, ms an image: " + ", ".join(f"{name.removesuffix('_ms')} {ms:.2f}" for name, ms in speed.items()))
+    if options.plots is not None:
+        options.plots.mkdir(parents=True, exist_ok=True)
+        evaluation.draw_plots(options.plots)
+    if options.json is not None:
+        write_text(options.json, json.dumps({**result.to_json(), "speed": speed}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Evaluating a model on a data set: loader, ground truth, metric and engine in one object."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import cv2
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+from yolov6_ignite.config import Config
+from yolov6_ignite.data import DatasetFile, DatasetIndex, build_eval_loader
+from yolov6_ignite.engine import create_evaluator
+from yolov6_ignite.metrics import CocoGroundTruth, CocoMeanAveragePrecision, CocoResult
+from yolov6_ignite.plots import draw_detections, precision_recall_curve, save_image, top_detections
+
+__all__ = ["CocoEvaluation"]
+
+logger = logging.getLogger(__name__)
+
+SHOWN_IMAGES = 8
+
+
+class CocoEvaluation:
+    """Evaluates models on one split, shared between the ranks, with the same result for any number of them.
+
+    Args:
+        index: the split.
+        dataset: the data set file that it is of.
+        config: sizes and thresholds of its ``eval`` section.
+        device: where the models are.
+        timed: keep the seconds of every stage in ``engine.state.seconds``.
+
+    Attributes:
+        engine: the Ignite evaluator.
+        result: of the last evaluation.
+    """
+
+    def __init__(
+        self, index: DatasetIndex, dataset: DatasetFile, config: Config, *, device: torch.device, timed: bool = False
+    ) -> None:
+        settings = config.eval
+        self.names = dataset.names
+        self.verbose = settings.verbose
+        self.paths = index.paths
+        self.loader = build_eval_loader(
+            index,
+            image_size=settings.image_size or config.data.image_size,
+            batch_size=settings.batch_size,
+            stride=max(config.model.head.strides),
+            rect=settings.rect,
+            pad=0.5 if settings.rect else 0.0,
+            shrink_px=settings.shrink_px,
+            workers=config.data.workers,
+            rank=idist.get_rank(),
+            world_size=idist.get_world_size(),
+            pin_memory=device.type == "cuda",
+        )
+        if dataset.annotations is not None:
+            stems = [Path(str(path)).stem for path in index.paths]
+            truth = CocoGroundTruth.from_json(dataset.annotations, stems, dataset.names)
+        else:
+            truth = CocoGroundTruth.from_index(index.sizes, index.labels, dataset.names)
+        self.result: CocoResult | None = None
+        self._model: nn.Module | None = None
+        self._first_batch: tuple[Tensor, list[Tensor]] | None = None
+        self.metric = CocoMeanAveragePrecision(truth)
+        self.engine = create_evaluator(self._current_model, settings, device=device, timed=timed)
+        self.engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self._keep_first_batch)
+        self.engine.add_event_handler(
+            Events.ITERATION_COMPLETED, lambda engine: self.metric.update(engine.state.output)
+        )
+
+    def __call__(self, model: nn.Module) -> CocoResult:
+        """Evaluates a model (eval mode, fp32); the same result on every rank."""
+        self._model = model
+        self.metric.reset()
+        self.engine.run(self.loader)
+        self.result = self.metric.compute()
+        self.engine.state.metrics["coco"] = self.result
+        if self.verbose and idist.get_rank() == 0:
+            logger.info("%s\n%s", self.result.table(), self.result.per_class_table())
+        return self.result
+
+    def scalars(self) -> dict[str, float]:
+        """The last result as numbers by name, as metrics.csv has them."""
+        assert self.result is not None
+        numbers = self.result.to_json()
+        kept = ("mAP@0.5", "mAP@0.50:0.95", "AP75", "APsmall", "APmedium", "APlarge", "AR100")
+        return {f"val/{name}": float(numbers[name]) for name in kept}
+
+    def prediction_images(self) -> list[np.ndarray]:
+        """The first images with their best predictions (specification, training 9), RGB."""
+        if self._first_batch is None:
+            return []
+        images = []
+        for index, detections in list(zip(*self._first_batch, strict=True))[:SHOWN_IMAGES]:
+            image = cv2.imread(str(self.paths[int(index)]))
+            if image is None:  # unreadable since the index was made
+                continue
+            shown = top_detections(detections)
+            boxes, scores, classes = shown[:, :4], shown[:, 4], shown[:, 5]
+            images.append(draw_detections(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), boxes, scores, classes, self.names))
+        return images
+
+    def draw_plots(self, folder: Path) -> None:
+        """Writes ``precision_recall.png`` and ``prediction_N.jpg`` of the last evaluation."""
+        assert self.result is not None
+        save_image(folder / "precision_recall.png", precision_recall_curve(self.result))
+        for number, image in enumerate(self.prediction_images(), start=1):
+            save_image(folder / f"prediction_{number}.jpg", image)
+
+    def _current_model(self) -> nn.Module:
+        assert self._model is not None
+        return self._model
+
+    def _keep_first_batch(self, engine: Engine) -> None:
+        self._first_batch = engine.state.output

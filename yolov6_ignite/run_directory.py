@@ -1,0 +1,107 @@
+"""Where a run lives, and what a resumed run may change."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from yolov6_ignite.checkpoint import read_checkpoint, read_newest
+from yolov6_ignite.config import Config
+from yolov6_ignite.errors import ConfigError
+
+__all__ = ["RunDirectory", "choose_run_directory", "config_differences"]
+
+logger = logging.getLogger(__name__)
+
+MAY_DIFFER = ("train.epochs", "train.device", "train.devices", "data.workers", "data.cache", "data.recheck")
+SECTIONS_THAT_MAY_DIFFER = ("eval.", "logging.", "checkpoint.")
+SAYS_WHERE = ("train.resume", "train.output_dir", "train.name")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's folder and what it continues from.
+
+    Attributes:
+        path: the folder.
+        resumed_from: the checkpoint's content, None for a fresh run.
+    """
+
+    path: Path
+    resumed_from: dict[str, Any] | None
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the checkpoints are stripped already."""
+        return (self.weights / "final.pt").is_file()
+
+
+def choose_run_directory(config: Config) -> RunDirectory:
+    """Finds or makes the run's folder by ``train.resume``, ``train.output_dir`` and ``train.name``.
+
+    Raises:
+        ConfigError: the folder cannot be written, or there is nothing to resume from.
+    """
+    train = config.train
+    content: dict[str, Any] | None = None
+    if train.resume == "none":
+        path = _next_free(Path(train.output_dir), train.name)
+    elif train.resume == "auto":
+        path = Path(train.output_dir) / train.name
+        content = read_newest(path / "weights" / "last_ckpt.pt", on_damage=logger.warning)
+    else:
+        source = Path(train.resume)
+        source = source / "weights" / "last_ckpt.pt" if source.is_dir() else source
+        content = read_checkpoint(source)
+        path = source.resolve().parent.parent
+    if content is not None and content["kind"] != "training":
+        raise ConfigError(
+            f"train.resume: {train.resume} is stripped to its weights, so there is no run to continue; "
+            "resume from last_ckpt.pt, or start from these weights with train.weights"
+        )
+    try:
+        (path / "weights").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"train.output_dir: {path} cannot be made ({error.strerror}); choose another train.output_dir"
+        ) from error
+    if not os.access(path / "weights", os.W_OK):
+        raise ConfigError(f"train.output_dir: {path} cannot be written to; choose another train.output_dir")
+    return RunDirectory(path, content)
+
+
+def config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines ``key: before -> now`` of what a resumed run changes although it may not."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    return [
+        f"  {key}: {old.get(key)!r} -> {new.get(key)!r}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+        and key not in MAY_DIFFER + SAYS_WHERE
+        and not key.startswith(SECTIONS_THAT_MAY_DIFFER)
+    ]
+
+
+def _next_free(parent: Path, name: str) -> Path:
+    for number in count(1):
+        path = parent / (name if number == 1 else f"{name}{number}")
+        if not path.exists():
+            return path
+    raise AssertionError  # count() does not end
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

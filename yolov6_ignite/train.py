@@ -1,0 +1,124 @@
+"""``python -m yolov6_ignite.train CONFIG.yaml [section.key=value ...] [--explain]``"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+
+from yolov6_ignite.command import log_to_console, run_command
+from yolov6_ignite.config import Config
+from yolov6_ignite.config_file import load_config_with_origins
+
+__all__ = ["main"]
+
+logger = logging.getLogger(__name__)
+
+COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the first pass over a large data set happens on one rank
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Trains; returns the exit code (0 done, 2 configuration, 3 data set, 4 non-finite, 5 memory, 75 resumable)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m yolov6_ignite.train", description="Train a detector from a YAML configuration or recipe."
+    )
+    parser.add_argument("config", help="a YAML file, or the name of a recipe: yolov6n, custom, quickstart, ...")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for example train.epochs=50")
+    parser.add_argument("--explain", action="store_true", help="print every value with its origin, and the plan; exit")
+    options = parser.parse_intermixed_args(arguments)
+    return run_command(lambda: _train(options))
+
+
+def _train(options: argparse.Namespace) -> int:
+    config, origins = load_config_with_origins(options.config, options.overrides)
+    if options.explain:
+        from yolov6_ignite.explain import explain
+
+        print(explain(config, origins))
+        return 0
+    if "WORLD_SIZE" in os.environ and "RANK" in os.environ:  # torchrun
+        return _on_launched_rank(config)
+    if config.train.devices > 1:
+        return _spawn(config)
+    return _on_this_rank(config)
+
+
+def _on_this_rank(config: Config) -> int:
+    import ignite.distributed as idist
+
+    from yolov6_ignite.training import build_training
+
+    log_to_console(logging.INFO if idist.get_rank() == 0 else logging.ERROR)
+    training = build_training(config)
+    training.run()
+    if idist.get_rank() == 0:
+        _say_what_next(training.run_dir)
+    return 0
+
+
+def _on_launched_rank(config: Config) -> int:
+    import ignite.distributed as idist
+
+    idist.initialize(_backend(config), timeout=COLLECTIVE_TIMEOUT)
+    try:
+        return _on_this_rank(config)
+    finally:
+        idist.finalize()
+
+
+def _spawn(config: Config) -> int:
+    import ignite.distributed as idist
+    from torch.multiprocessing.spawn import ProcessExitedException
+
+    backend = _backend(config)
+    port = int(os.environ.get("MASTER_PORT") or _free_port())
+    try:
+        with idist.Parallel(
+            backend, nproc_per_node=config.train.devices, master_addr="127.0.0.1", master_port=port
+        ) as parallel:
+            parallel.run(_spawned_rank, config)
+    except ProcessExitedException as error:
+        if error.exit_code > 0:
+            return error.exit_code
+        raise
+    return 0
+
+
+def _spawned_rank(local_rank: int, config: Config) -> None:
+    code = run_command(lambda: _on_this_rank(config))
+    if code:
+        sys.exit(code)
+
+
+def _backend(config: Config) -> str:
+    import torch
+
+    on_cuda = config.train.device.startswith("cuda") or (config.train.device == "auto" and torch.cuda.is_available())
+    return "nccl" if on_cuda else "gloo"
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _say_what_next(run_dir: os.PathLike[str]) -> None:
+    from pathlib import Path
+
+    run = Path(run_dir)
+    config = run / "config.yaml"
+    best = run / "weights" / "best_ckpt.pt"
+    logger.info("weights:     %s", best)
+    logger.info("plots:       %s", run / "plots")
+    logger.info("TensorBoard: tensorboard --logdir %s", run)
+    logger.info("next:        python -m yolov6_ignite.evaluate %s", best if config.exists() else run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

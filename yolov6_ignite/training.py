@@ -1,0 +1,359 @@
+"""A training run put together from a configuration, and its whole state as a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from yolov6_ignite.checkpoint import write_checkpoint, write_text
+from yolov6_ignite.compose import (
+    Parts,
+    attach_configured_handlers,
+    default_handlers,
+    first_epoch_without_strong_augmentation,
+)
+from yolov6_ignite.config import Config
+from yolov6_ignite.config_file import dump_config
+from yolov6_ignite.data import (
+    BatchLoader,
+    DatasetFile,
+    DatasetIndex,
+    RamCache,
+    build_index,
+    build_train_loader,
+    load_dataset_file,
+)
+from yolov6_ignite.distributed import (
+    autocast_dtype,
+    from_rank_zero,
+    memory_format,
+    resolve_device,
+    resolve_precision,
+    wrap_for_ranks,
+)
+from yolov6_ignite.engine import create_trainer
+from yolov6_ignite.errors import ConfigError, UserError
+from yolov6_ignite.evaluation import CocoEvaluation
+from yolov6_ignite.handlers import HandlerSet
+from yolov6_ignite.losses import build_loss
+from yolov6_ignite.models import build_model
+from yolov6_ignite.optim import build_optimizer, build_schedule
+from yolov6_ignite.plots import draw_batch, save_image, training_curves
+from yolov6_ignite.run_directory import RunDirectory, choose_run_directory, config_differences
+from yolov6_ignite.weights import load_matching_weights
+
+__all__ = ["Training", "build_training"]
+
+logger = logging.getLogger(__name__)
+
+
+class Training:
+    """A run that is ready to start; nothing has run yet.
+
+    Attributes:
+        engine: the Ignite engine of the step.
+        evaluator: the Ignite engine of evaluation.
+        model: the model in training, not wrapped.
+        optimizer: its parameter groups are (batch norm weights, other weights, biases).
+        train_loader: what the run reads now; another after the cutoff.
+        handlers: by name, in the order in which they act.
+        config: the resolved configuration.
+        run_dir: the run's folder.
+    """
+
+    def __init__(self, config: Config, directory: RunDirectory, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.run_dir = directory.path
+        self._directory = directory
+        self._seed()
+        dataset, train_index, val_index = _load_data(config)
+        self.names = dataset.names
+        self._fingerprints = {"train": train_index.fingerprint, "val": val_index.fingerprint}
+        self._train_index = train_index
+        self._cache = RamCache(train_index, config.data.height_width) if config.data.cache == "ram" else None
+
+        self.model = build_model(config.model, len(self.names))
+        self.model.names = list(self.names)
+        if config.train.weights is not None and directory.resumed_from is None:
+            load_matching_weights(self.model, Path(config.train.weights))
+        self.model.to(device, memory_format=memory_format(device)).train()
+        self.optimizer = build_optimizer(config, self.model)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
+
+        resumed = directory.resumed_from or {}
+        done = int(resumed["engine"]["iteration"]) if resumed else 0
+        self.train_loader = self._make_loader(strong=True)
+        epoch_length = len(self.train_loader)
+        cutoff = first_epoch_without_strong_augmentation(config)
+        if cutoff is not None and done // epoch_length + 1 >= cutoff:
+            self.train_loader = self._make_loader(strong=False)
+        self.engine = create_trainer(
+            wrap_for_ranks(self.model, device, sync_bn=config.train.sync_bn),
+            build_loss(config, len(self.names)),
+            self.scaler,
+            device=device,
+            autocast_dtype=autocast_dtype(config.train.precision),
+        )
+        self._evaluation = CocoEvaluation(val_index, dataset, config, device=device)
+        self._writer = (
+            SummaryWriter(str(self.run_dir), purge_step=done // epoch_length + 1 if done else None)
+            if idist.get_rank() == 0
+            else None
+        )
+        self.handlers: HandlerSet = default_handlers(
+            self.engine,
+            config,
+            Parts(
+                model=self.model,
+                optimizer=self.optimizer,
+                scaler=self.scaler,
+                schedule=build_schedule(config, epoch_length),
+                make_loader_after_cutoff=self._swap_loader,
+                evaluate=self._evaluate,
+                draw_batch=lambda batch: draw_batch(batch.images, batch.targets, batch.paths, self.names),
+                draw_predictions=self._evaluation.prediction_images,
+                draw_plots=self._draw_plots,
+                save=self._save,
+                keep_batch=self._keep_batch,
+                run_dir=self.run_dir,
+                writer=self._writer,
+            ),
+        )
+        attach_configured_handlers(self.handlers, config)
+        if resumed:
+            self._load(resumed)
+
+    @property
+    def evaluator(self) -> Engine:
+        return self._evaluation.engine
+
+    @property
+    def ema_model(self) -> nn.Module:
+        """The averaged model."""
+        model: nn.Module = self.engine.state.ema_model
+        return model
+
+    @property
+    def finished_epochs(self) -> int:
+        return int(self.engine.state.iteration) // len(self.train_loader)
+
+    def run(self) -> None:
+        """Trains to the end, or until a stop is requested.
+
+        Raises:
+            UserError: the run stopped before its end; ``exit_code`` and message say why. ``stopped.json`` in the
+                run's folder has both.
+        """
+        first_rank = idist.get_rank() == 0
+        stopped_file = self.run_dir / "stopped.json"
+        if first_rank:
+            stopped_file.unlink(missing_ok=True)
+            write_text(self.run_dir / "config.yaml", dump_config(self.config))
+        if self.finished_epochs >= self.config.train.epochs:
+            if first_rank and not self._directory.finished:
+                self.handlers["strip"].run()
+            logger.info(
+                "%s is finished (%d epochs): nothing to resume; raise train.epochs to go on",
+                self.run_dir,
+                self.finished_epochs,
+            )
+            return
+        with ExitStack() as stack:
+            if first_rank:
+                (self._directory.weights / "final.pt").unlink(missing_ok=True)  # it says that a run is finished
+            if self._writer is not None:
+                stack.callback(self._writer.close)
+            stack.callback(self._evaluation.loader.close)
+            stack.callback(lambda: self.train_loader.close())  # the one after the cutoff, if there was one
+            if "stop" in self.handlers:
+                stack.enter_context(self.handlers["stop"].listening())
+            self.engine.run(self.train_loader, max_epochs=self.config.train.epochs, epoch_length=len(self.train_loader))
+        request = self.engine.state.stop_request
+        if request is not None:
+            if first_rank:
+                write_text(stopped_file, json.dumps({"exit_code": request.exit_code, "reason": request.reason}) + "\n")
+            idist.barrier()  # a launcher ends all ranks when one has ended
+            error = UserError(f"stopped in epoch {self.engine.state.epoch}: {request.reason}")
+            error.exit_code = request.exit_code
+            raise error
+
+    def state(self) -> dict[str, Any]:
+        """The run's whole state as tensors and plain values, as a checkpoint holds it."""
+        state = self.engine.state
+        return {
+            "kind": "training",
+            "config": self.config.model_dump(mode="json"),
+            "names": list(self.names),
+            "metrics": {name: value for name, value in state.validation.items() if name != "epoch"},
+            "epoch": state.iteration // state.epoch_length,
+            "model": self.model.state_dict(),
+            "ema": state.ema_model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "engine": dict(self.engine.state_dict()),
+            "handlers": self.handlers.state_dict(),
+            "random": _random_state(),
+            "world_size": idist.get_world_size(),
+            "data": self._fingerprints,
+        }
+
+    def _load(self, content: dict[str, Any]) -> None:
+        self._refuse_other_run(content)
+        self.model.load_state_dict(content["model"])
+        self.ema_model.load_state_dict(content["ema"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        if content["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(content["scaler"])
+        self.engine.load_state_dict({**content["engine"], "max_epochs": self.config.train.epochs})
+        self.handlers.load_state_dict(content["handlers"])
+        _set_random_state(content["random"])
+        logger.info("resuming %s after iteration %d", self.run_dir, self.engine.state.iteration)
+
+    def _refuse_other_run(self, content: dict[str, Any]) -> None:
+        differences = config_differences(content["config"], self.config.model_dump(mode="json"))
+        if content["data"] != self._fingerprints:
+            differences.append("  the data set's files or labels have changed")
+        if content["world_size"] != idist.get_world_size():
+            differences.append(f"  number of ranks: {content['world_size']} -> {idist.get_world_size()}")
+        if content["engine"]["epoch_length"] != len(self.train_loader):
+            differences.append(
+                f"  iterations an epoch: {content['engine']['epoch_length']} -> {len(self.train_loader)}"
+            )
+        if differences:
+            raise ConfigError(
+                f"{self.run_dir}: this is not the run that its checkpoint is of:\n" + "\n".join(differences) + "\n"
+                "undo the changes to resume it, or start a new run (train.resume=none)"
+            )
+
+    def _seed(self) -> None:
+        config = self.config.train
+        random.seed(config.seed)
+        np.random.seed(config.seed % 2**32)
+        torch.manual_seed(config.seed)
+        if config.deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = not config.deterministic
+
+    def _make_loader(self, *, strong: bool) -> BatchLoader:
+        config = self.config
+        return build_train_loader(
+            self._train_index,
+            config.data,
+            config.augment,
+            seed=config.train.seed,
+            strong=strong,
+            rank=idist.get_rank(),
+            world_size=idist.get_world_size(),
+            stride=max(config.model.head.strides),
+            cache=self._cache,
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def _swap_loader(self) -> BatchLoader:
+        self.train_loader.close()
+        self.train_loader = self._make_loader(strong=False)
+        return self.train_loader
+
+    def _evaluate(self, model: nn.Module) -> dict[str, float]:
+        self._evaluation(model)
+        return self._evaluation.scalars()
+
+    def _draw_plots(self, folder: Path) -> None:
+        self._evaluation.draw_plots(folder)
+        save_image(folder / "training.png", training_curves(self.engine.state.history))
+
+    def _save(self, path: Path) -> None:
+        write_checkpoint(path, self.state(), keep_previous=path.name == "last_ckpt.pt")
+
+    def _keep_batch(self, batch: Any) -> str:
+        path = self.run_dir / f"bad_batch_rank{idist.get_rank()}.pt"
+        write_checkpoint(path, {"images": batch.images, "targets": batch.targets, "paths": list(batch.paths)})
+        return str(path)
+
+
+def build_training(config: Config) -> Training:
+    """Puts a run together: data, model, loss, optimizer, engines and handlers.
+
+    On several ranks every rank calls it, inside an initialised process group.
+
+    Raises:
+        ConfigError: the configuration does not fit this machine, the run's folder or its checkpoint.
+        DatasetError: the data set cannot be used.
+    """
+    if config.data.dataset is None:
+        raise ConfigError("data.dataset is not set: give a data set file, for example data.dataset=mine.yaml")
+    if config.train.devices not in (1, idist.get_world_size()):
+        raise ConfigError(
+            f"train.devices: {config.train.devices}, but this process group has {idist.get_world_size()} rank(s); "
+            "start with `python -m yolov6_ignite.train` or `torchrun --nproc_per_node`"
+        )
+    device = resolve_device(config.train.device)
+    directory = from_rank_zero(lambda: choose_run_directory(config))
+    chosen = resolve_precision(config, device)
+    if directory.resumed_from is not None and config.train.precision == "auto":
+        chosen = directory.resumed_from["config"]["train"]["precision"]
+    config = config.model_copy(update={"train": config.train.model_copy(update={"precision": chosen})})
+    if idist.get_rank() == 0:
+        _log_to_file(directory.path / "train.log")
+    return Training(config, directory, device)
+
+
+def _load_data(config: Config) -> tuple[DatasetFile, DatasetIndex, DatasetIndex]:
+    data = config.data
+    dataset = from_rank_zero(lambda: load_dataset_file(data.dataset))
+
+    def index(directories: list[Path]) -> DatasetIndex:
+        return build_index(
+            directories,
+            dataset.names,
+            on_bad_label=data.on_bad_label,
+            on_bad_image=data.on_bad_image,
+            recheck=data.recheck,
+        )
+
+    train, val = from_rank_zero(lambda: (index(dataset.train), index(dataset.val)))
+    return dataset, train, val
+
+
+def _log_to_file(path: Path) -> None:
+    root = logging.getLogger("yolov6_ignite")
+    for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
+        root.removeHandler(handler)  # of a run built earlier in this process
+        handler.close()
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    root.addHandler(file)
+    root.setLevel(logging.INFO)
+
+
+def _random_state() -> dict[str, Any]:
+    """Generators that a handler or module of the user's may draw from; the default run draws from none of them."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": random.getstate(),
+        "numpy": [name, keys.tolist(), position, has_gauss, gauss],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))
