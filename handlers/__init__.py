@@ -8,7 +8,7 @@ from yolov6_ignite.handlers.checkpoints import BestCheckpoint, EpochCheckpoints,
 from yolov6_ignite.handlers.data_order import AugmentationCutoff, SamplerEpoch
 from yolov6_ignite.handlers.ema import ModelEMA
 from yolov6_ignite.handlers.evaluation import EmaBuffersFromRankZero, Evaluation
-from yolov6_ignite.handlers.events import TrainEvents, register_train_events
+from yolov6_ignite.handlers.events import StopRequest, TrainEvents, TrainState, register_train_events, train_state
 from yolov6_ignite.handlers.finite_guard import FiniteGuard
 from yolov6_ignite.handlers.handler_set import Handler, HandlerSet
 from yolov6_ignite.handlers.history import History, Timing
@@ -16,7 +16,7 @@ from yolov6_ignite.handlers.learning_rate import LearningRatePolicy
 from yolov6_ignite.handlers.loss_means import LossMeans
 from yolov6_ignite.handlers.plots import EvaluationPlots
 from yolov6_ignite.handlers.progress import Progress
-from yolov6_ignite.handlers.stop import StopOnRequest, StopRequest
+from yolov6_ignite.handlers.stop import StopOnRequest
 from yolov6_ignite.handlers.strip import StripCheckpoints
 from yolov6_ignite.handlers.tensorboard import PredictionImages, TensorBoardScalars, TrainBatchImages
 
@@ -43,7 +43,10 @@ __all__ = [
     "StopRequest",
     "StripCheckpoints",
     "TensorBoardScalars",
+    "Timing",
     "TrainBatchImages",
     "TrainEvents",
+    "TrainState",
     "register_train_events",
+    "train_state",
 ]

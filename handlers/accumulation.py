@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from yolov6_ignite.handlers.events import TrainEvents
+from yolov6_ignite.handlers.events import TrainEvents, train_state
 
 __all__ = ["GradientAccumulation"]
 
@@ -38,7 +38,7 @@ class GradientAccumulation:
         engine.add_event_handler(TrainEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        state = engine.state
+        state = train_state(engine)
         iteration = state.iteration - 1
         if iteration - self.last_step < self.window_at(iteration):
             return

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers.events import TrainEvents
+from yolov6_ignite.handlers.events import TrainEvents, train_state
 
 __all__ = ["BestCheckpoint", "EpochCheckpoints", "LastCheckpoint"]
 
@@ -41,7 +41,7 @@ class LastCheckpoint:
         self.save(self.path)
 
     def _is_inside(self, engine: Engine, iteration: int) -> bool:
-        return iteration % self.every_iterations == 0 and iteration % engine.state.epoch_length != 0
+        return iteration % self.every_iterations == 0 and iteration % train_state(engine).epoch_length != 0
 
 
 class BestCheckpoint:
@@ -70,9 +70,9 @@ class BestCheckpoint:
         engine.add_event_handler(TrainEvents.VALIDATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        score = engine.state.validation[self.metric]
+        score = train_state(engine).validation[self.metric]
         better = self.score is None or score > self.score or (self.ties and score == self.score)
-        if engine.state.epoch < self.first_epoch or not better:
+        if train_state(engine).epoch < self.first_epoch or not better:
             return
         self.score = score
         if self.save is not None:
@@ -106,5 +106,5 @@ class EpochCheckpoints:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if engine.state.epoch > engine.state.max_epochs - self.last_n_epochs:
-            self.save(self.folder / f"{engine.state.epoch - 1}_ckpt.pt")
+        if train_state(engine).epoch > train_state(engine).max_epochs - self.last_n_epochs:
+            self.save(self.folder / f"{train_state(engine).epoch - 1}_ckpt.pt")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ignite.engine import Engine, Events
+from yolov6_ignite.handlers.events import train_state
 
 __all__ = ["AugmentationCutoff", "SamplerEpoch"]
 
@@ -33,16 +34,16 @@ class AugmentationCutoff:
 
     def __call__(self, engine: Engine) -> None:
         loader = self.make_loader()
-        if len(loader) != engine.state.epoch_length:
+        if len(loader) != train_state(engine).epoch_length:
             raise RuntimeError(
-                f"the loader after the cutoff has {len(loader)} batches, not {engine.state.epoch_length}"
+                f"the loader after the cutoff has {len(loader)} batches, not {train_state(engine).epoch_length}"
             )
-        loader.batch_sampler.set_epoch(engine.state.epoch - 1)  # before set_data: it starts to read at once
+        loader.batch_sampler.set_epoch(train_state(engine).epoch - 1)  # before set_data: it starts to read at once
         engine.set_data(loader)
-        logger.info("epoch %d: strong augmentation (mosaic, mixup) is off from here", engine.state.epoch)
+        logger.info("epoch %d: strong augmentation (mosaic, mixup) is off from here", train_state(engine).epoch)
 
     def _is_cutoff(self, engine: Engine, epoch: int) -> bool:
-        at_its_start = engine.state.iteration == (epoch - 1) * engine.state.epoch_length
+        at_its_start = train_state(engine).iteration == (epoch - 1) * train_state(engine).epoch_length
         return epoch == self.first_epoch and at_its_start
 
 
@@ -56,6 +57,6 @@ class SamplerEpoch:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        state = engine.state
+        state = train_state(engine)
         epoch = state.epoch - 1
         state.dataloader.batch_sampler.set_epoch(epoch, start_step=state.iteration - epoch * state.epoch_length)

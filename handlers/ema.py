@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from ignite.engine import Engine
 from torch import nn
-from yolov6_ignite.handlers.events import TrainEvents
+from yolov6_ignite.handlers.events import TrainEvents, train_state
 
 __all__ = ["ModelEMA", "ema_decay"]
 
@@ -39,14 +39,19 @@ class ModelEMA:
         self.ramp = ramp
         self.updates = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._live_model = model
         averaged, current = self.model.state_dict(), model.state_dict()
         names = [name for name, tensor in averaged.items() if tensor.is_floating_point()]
         self._averaged = [averaged[name] for name in names]
         self._current = [current[name] for name in names]
 
     def attach(self, engine: Engine) -> None:
-        engine.state.ema_model = self.model
+        train_state(engine).ema_model = self.model
         engine.add_event_handler(TrainEvents.OPTIMIZER_STEP_COMPLETED, self)
+
+    def detach(self, engine: Engine) -> None:
+        """Without an average, the model itself is evaluated and stripped."""
+        train_state(engine).ema_model = self._live_model
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
-from yolov6_ignite.handlers.events import TrainEvents
+from yolov6_ignite.handlers.events import TrainEvents, train_state
 
 __all__ = ["EmaBuffersFromRankZero", "Evaluation", "evaluated_epochs"]
 
@@ -62,21 +62,21 @@ class Evaluation:
 
     def __call__(self, engine: Engine) -> None:
         engine.fire_event(TrainEvents.VALIDATION_STARTED)
-        metrics = self.evaluate(engine.state.ema_model)
-        engine.state.validation = {"epoch": engine.state.epoch, **metrics}
+        metrics = self.evaluate(train_state(engine).ema_model)
+        train_state(engine).validation = {"epoch": train_state(engine).epoch, **metrics}
         engine.fire_event(TrainEvents.VALIDATION_COMPLETED)
 
     def state_dict(self) -> dict[str, Any]:
         """Metrics of the last evaluation."""
-        return dict(self._engine.state.validation) if self._engine else {}
+        return dict(train_state(self._engine).validation) if self._engine else {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self._engine:
-            self._engine.state.validation = dict(state)
+            train_state(self._engine).validation = dict(state)
 
     def _is_evaluated(self, engine: Engine, epoch: int) -> bool:
         return epoch in evaluated_epochs(
-            engine.state.max_epochs,
+            train_state(engine).max_epochs,
             interval=self.interval,
             heavy_range=self.heavy_range,
             final_only=self.final_only,
@@ -93,9 +93,9 @@ class EmaBuffersFromRankZero:
         engine.add_event_handler(TrainEvents.VALIDATION_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        buffers = [b for b in engine.state.ema_model.buffers() if b.is_floating_point()]
+        buffers = [b for b in train_state(engine).ema_model.buffers() if b.is_floating_point()]
         if idist.get_world_size() == 1 or not buffers:
             return
-        joined = idist.broadcast(torch.cat([b.flatten() for b in buffers]), src=0)
+        joined = cast(torch.Tensor, idist.broadcast(torch.cat([b.flatten() for b in buffers]), src=0))
         for buffer, values in zip(buffers, joined.split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(values.view_as(buffer))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from ignite.engine import Engine, EventEnum
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, cast
 
-__all__ = ["TrainEvents", "register_train_events"]
+from ignite.engine import Engine, EventEnum
+from torch import Tensor, nn
+
+__all__ = ["StopRequest", "TrainEvents", "TrainState", "register_train_events", "train_state"]
 
 
 class TrainEvents(EventEnum):
@@ -32,20 +36,72 @@ _STATE_ATTRIBUTES: dict[EventEnum, str] = {
 }
 
 
+class StopRequest(NamedTuple):
+    """Why a run stops before its end.
+
+    Attributes:
+        exit_code: what the command ends with.
+        reason: one sentence for people.
+    """
+
+    exit_code: int
+    reason: str
+
+
+class TrainState(Protocol):
+    """``engine.state`` as the handlers share it.
+
+    Attributes:
+        iteration: iterations finished or begun, from 1.
+        epoch: the same for epochs.
+        epoch_length: iterations in an epoch.
+        max_epochs: length of the run.
+        batch: what the step works on.
+        output: the step's loss terms by name, on the device.
+        dataloader: where batches come from.
+        optimizer_step: optimizer steps taken.
+        step_rejected: set by a listener of ``OPTIMIZER_STEP_STARTED`` to drop the window's gradients.
+        ema_model: the averaged model, which evaluation, checkpoints and strip use.
+        losses: means of the last finished epoch by term.
+        running_losses: gives the means so far of this rank; waits for the device.
+        validation: metrics of the last evaluation, and the ``epoch`` that it was made in.
+        history: one row of numbers an epoch.
+        stop_request: set by a handler to end the run.
+    """
+
+    iteration: int
+    epoch: int
+    epoch_length: int
+    max_epochs: int
+    batch: Any
+    output: Mapping[str, Tensor]
+    dataloader: Any
+    optimizer_step: int
+    step_rejected: bool
+    ema_model: nn.Module
+    losses: dict[str, float]
+    running_losses: Callable[[], dict[str, float]]
+    validation: dict[str, Any]
+    history: list[dict[str, float]]
+    stop_request: StopRequest | None
+
+
+def train_state(engine: Engine) -> TrainState:
+    """``engine.state``, typed."""
+    return cast(TrainState, engine.state)
+
+
 def register_train_events(engine: Engine) -> None:
     """Registers :class:`TrainEvents`, so that filters (``every=``) and loggers count what the event counts.
 
-    The engine's state also gets what the handlers share: ``optimizer_step`` (steps taken), ``step_rejected``
-    (set by a listener of ``OPTIMIZER_STEP_STARTED`` to drop the window's gradients), ``ema_model``, ``losses``
-    (means of the last epoch), ``validation`` (metrics of the last evaluation and the epoch that it was made in)
-    and ``stop_request``.
+    Also puts what the handlers share (:class:`TrainState`) on the engine's state.
     """
     engine.register_events(*TrainEvents, event_to_attr=_STATE_ATTRIBUTES)
-    state = engine.state
+    state = train_state(engine)
     state.optimizer_step = 0
     state.step_rejected = False
-    state.ema_model = None
     state.losses = {}
     state.validation = {}
+    state.history = []
     state.stop_request = None
     engine.state_dict_user_keys.append("optimizer_step")

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine
 from torch import nn
-from yolov6_ignite.handlers.events import TrainEvents
-from yolov6_ignite.handlers.stop import StopRequest
+from yolov6_ignite.handlers.events import StopRequest, TrainEvents, train_state
 
 __all__ = ["FiniteGuard"]
 
@@ -66,19 +65,19 @@ class FiniteGuard:
         if bool(torch.isfinite(largest).all()):
             self.bad_steps_in_a_row = 0
             return
-        engine.state.step_rejected = True
+        train_state(engine).step_rejected = True
         self.bad_steps += 1
         self.bad_steps_in_a_row += 1
-        self._restore_buffers(engine.state.ema_model)
+        self._restore_buffers(train_state(engine).ema_model)
         logger.warning(
             "iteration %d: gradients are not finite; step dropped (%d in a row, %d in all)",
-            engine.state.iteration,
+            train_state(engine).iteration,
             self.bad_steps_in_a_row,
             self.bad_steps,
         )
-        if self.bad_steps_in_a_row >= self.max_bad_steps and engine.state.stop_request is None:
-            where = self.keep_batch(engine.state.batch)
-            engine.state.stop_request = StopRequest(
+        if self.bad_steps_in_a_row >= self.max_bad_steps and train_state(engine).stop_request is None:
+            where = self.keep_batch(train_state(engine).batch)
+            train_state(engine).stop_request = StopRequest(
                 self.exit_code,
                 f"gradients were not finite for {self.bad_steps_in_a_row} optimizer steps in a row "
                 f"(train.max_bad_steps); the last batch is in {where}; lower solver.lr0, use train.precision=fp32 "
@@ -94,9 +93,7 @@ class FiniteGuard:
         self.bad_steps_in_a_row = state["bad_steps_in_a_row"]
 
     @torch.no_grad()
-    def _restore_buffers(self, ema_model: nn.Module | None) -> None:
-        if ema_model is None:
-            return
+    def _restore_buffers(self, ema_model: nn.Module) -> None:
         averaged = dict(ema_model.named_buffers())
         for name, buffer in self.model.named_buffers():
             if buffer.is_floating_point() and name in averaged:

@@ -68,14 +68,16 @@ class HandlerSet(Mapping[str, Any]):
             listeners.sort(key=lambda listener: ranks.get(id(listener), len(ranks)))
 
     def remove(self, name: str) -> None:
-        """Detaches a handler.
+        """Detaches a handler; its ``detach(engine)``, where it has one, says what is left behind.
 
         Raises:
             KeyError: there is no handler of that name.
         """
         self._require(name)
         self._detach(name)
-        del self._handlers[name]
+        handler = self._handlers.pop(name)
+        if hasattr(handler, "detach"):
+            handler.detach(self._engine)
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """States by name, of the handlers that keep one."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers.events import TrainEvents
+from yolov6_ignite.handlers.events import TrainEvents, train_state
 
 __all__ = ["History", "Timing"]
 
@@ -36,12 +36,12 @@ class History:
         self.rows: list[dict[str, float]] = []
 
     def attach(self, engine: Engine) -> None:
-        engine.state.history = self.rows
+        train_state(engine).history = self.rows
         engine.add_event_handler(TrainEvents.VALIDATION_COMPLETED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        state = engine.state
+        state = train_state(engine)
         row: dict[str, float] = {"epoch": state.epoch}
         row |= {f"train/{name}_loss": value for name, value in state.losses.items()}
         if state.validation.get("epoch") == state.epoch:
@@ -101,15 +101,15 @@ class Timing:
 
     def __call__(self, engine: Engine) -> None:
         train_s = time.perf_counter() - self._started - self._evaluation_s
-        rate = (engine.state.iteration - self._first_iteration) / train_s
+        rate = (train_state(engine).iteration - self._first_iteration) / train_s
         new = not self.path.exists()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(self.header if new else "")
-            file.write(f"{engine.state.epoch},{train_s:.3f},{self._evaluation_s:.3f},{rate:.3f}\n")
+            file.write(f"{train_state(engine).epoch},{train_s:.3f},{self._evaluation_s:.3f},{rate:.3f}\n")
 
     def _start(self, engine: Engine) -> None:
         self._started, self._evaluation_s = time.perf_counter(), 0.0
-        self._first_iteration = engine.state.iteration
+        self._first_iteration = train_state(engine).iteration
 
     def _start_evaluation(self, engine: Engine) -> None:
         self._evaluation_started = time.perf_counter()

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from ignite.engine import Engine, Events
+from yolov6_ignite.handlers.events import train_state
 
 __all__ = ["LearningRatePolicy"]
 
@@ -38,7 +39,7 @@ class LearningRatePolicy:
         engine.add_event_handler(Events.ITERATION_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        settings = self.settings_at(engine.state.iteration - 1)
+        settings = self.settings_at(train_state(engine).iteration - 1)
         for group, lr in zip(self.optimizer.param_groups, settings.lr, strict=True):
             group["lr"] = lr
             if "momentum" in group:

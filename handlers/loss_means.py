@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from yolov6_ignite.handlers.events import train_state
 
 __all__ = ["LossMeans"]
 
@@ -26,12 +27,12 @@ class LossMeans:
         self._count = 0
 
     def attach(self, engine: Engine) -> None:
-        engine.state.running_losses = self.running
+        train_state(engine).running_losses = self.running
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.after_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.after_epoch)
 
     def after_iteration(self, engine: Engine) -> None:
-        items = engine.state.output
+        items = train_state(engine).output
         self._names = list(items)
         terms = torch.stack([items[name].detach().float() for name in self._names])
         self._sums = terms if self._sums is None else self._sums.to(terms.device) + terms
@@ -39,8 +40,10 @@ class LossMeans:
 
     def after_epoch(self, engine: Engine) -> None:
         if self._sums is not None:
-            total = idist.all_reduce(self._sums) if idist.get_world_size() > 1 else self._sums
-            engine.state.losses = dict(zip(self._names, (total / self._count).tolist(), strict=True))
+            total = self._sums
+            if idist.get_world_size() > 1:
+                total = cast(torch.Tensor, idist.all_reduce(total))
+            train_state(engine).losses = dict(zip(self._names, (total / self._count).tolist(), strict=True))
         self._sums, self._count = None, 0
 
     def running(self) -> dict[str, float]:

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from ignite.engine import Engine, Events
 from tqdm import tqdm
+from yolov6_ignite.handlers.events import train_state
 
 __all__ = ["Progress"]
 
@@ -46,7 +47,7 @@ class Progress:
     def _start_epoch(self, engine: Engine) -> None:
         self._epoch_started = time.perf_counter()
         if self.stream.isatty():
-            state = engine.state
+            state = train_state(engine)
             self._bar = tqdm(
                 total=state.epoch_length,
                 initial=state.iteration - (state.epoch - 1) * state.epoch_length,
@@ -59,14 +60,14 @@ class Progress:
     def _update(self, engine: Engine) -> None:
         if self._bar is None:
             return
-        state = engine.state
+        state = train_state(engine)
         self._bar.set_postfix({name: f"{value:.4g}" for name, value in state.running_losses().items()}, refresh=False)
         self._bar.update(state.iteration - (state.epoch - 1) * state.epoch_length - self._bar.n)
 
     def _end_epoch(self, engine: Engine) -> None:
         self._close(engine)
-        row = engine.state.history[-1]
-        parts = [f"epoch {engine.state.epoch}/{engine.state.max_epochs}"]
+        row = train_state(engine).history[-1]
+        parts = [f"epoch {train_state(engine).epoch}/{train_state(engine).max_epochs}"]
         parts += [
             f"{name.removeprefix('train/')} {value:.4f}" for name, value in row.items() if name.startswith("train/")
         ]

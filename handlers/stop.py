@@ -7,27 +7,15 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NamedTuple
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from yolov6_ignite.handlers.events import StopRequest, train_state
 
-__all__ = ["StopOnRequest", "StopRequest"]
+__all__ = ["StopOnRequest"]
 
 logger = logging.getLogger(__name__)
-
-
-class StopRequest(NamedTuple):
-    """Why a run stops before its end.
-
-    Attributes:
-        exit_code: what the command ends with.
-        reason: one sentence for people.
-    """
-
-    exit_code: int
-    reason: str
 
 
 class StopOnRequest:
@@ -67,7 +55,7 @@ class StopOnRequest:
                 signal.signal(number, handler)
 
     def after_iteration(self, engine: Engine) -> None:
-        iteration, epoch_length = engine.state.iteration, engine.state.epoch_length
+        iteration, epoch_length = train_state(engine).iteration, train_state(engine).epoch_length
         if iteration % epoch_length == 0:
             return  # the epoch's end comes first: Ignite would leave it out of a resumed run
         if idist.get_world_size() == 1 or iteration % self.agree_every == 0:
@@ -77,7 +65,7 @@ class StopOnRequest:
         self._stop_if_asked(engine)
 
     def _stop_if_asked(self, engine: Engine) -> None:
-        state = engine.state
+        state = train_state(engine)
         if state.stop_request is None and self._signal is not None:
             name = signal.Signals(self._signal).name
             state.stop_request = StopRequest(self.signal_exit_code, f"{name} received; resume with train.resume=auto")

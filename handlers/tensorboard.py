@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers.events import TrainEvents
+from yolov6_ignite.handlers.events import TrainEvents, train_state
 
 __all__ = ["PredictionImages", "TensorBoardScalars", "TrainBatchImages"]
 
@@ -34,9 +34,9 @@ class TensorBoardScalars:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        for tag, value in engine.state.history[-1].items():
+        for tag, value in train_state(engine).history[-1].items():
             if tag != "epoch":
-                self.writer.add_scalar(tag, value, engine.state.epoch)
+                self.writer.add_scalar(tag, value, train_state(engine).epoch)
 
 
 class TrainBatchImages:
@@ -58,11 +58,11 @@ class TrainBatchImages:
         engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=self._is_first), self)
 
     def __call__(self, engine: Engine) -> None:
-        image = self.draw(engine.state.batch)
-        self.writer.add_image("train_batch", image, engine.state.epoch, dataformats="HWC")
+        image = self.draw(train_state(engine).batch)
+        self.writer.add_image("train_batch", image, train_state(engine).epoch, dataformats="HWC")
 
     def _is_first(self, engine: Engine, iteration: int) -> bool:
-        return bool(iteration == (engine.state.epoch - 1) * engine.state.epoch_length + 1)
+        return bool(iteration == (train_state(engine).epoch - 1) * train_state(engine).epoch_length + 1)
 
 
 class PredictionImages:
@@ -84,4 +84,4 @@ class PredictionImages:
 
     def __call__(self, engine: Engine) -> None:
         for number, image in enumerate(self.draw(), start=1):
-            self.writer.add_image(f"val_img_{number}", image, engine.state.epoch, dataformats="HWC")
+            self.writer.add_image(f"val_img_{number}", image, train_state(engine).epoch, dataformats="HWC")

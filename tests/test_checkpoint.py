@@ -50,7 +50,7 @@ def test_a_flipped_byte_anywhere_in_the_data_is_noticed(path: Path) -> None:
     weights = whole.index(torch.full((4,), -1.0).numpy().tobytes())
     for position in (weights, weights + 5000):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
-        with pytest.raises(ConfigError, match="checksum|damaged"):
+        with pytest.raises(ConfigError, match=r"checksum|damaged"):
             read_checkpoint(path)
 
 

@@ -222,7 +222,7 @@ def test_a_damaged_last_checkpoint_falls_back(tiny_recipe: Path, caplog: pytest.
 def test_another_run_is_not_resumed(tiny_recipe: Path) -> None:
     first = build(tiny_recipe, "train.resume=auto", "train.epochs=2")
     first.run()
-    with pytest.raises(ConfigError, match="solver.lr0: 0.02 -> 0.5"):
+    with pytest.raises(ConfigError, match=r"solver\.lr0: 0\.02 -> 0\.5"):
         build(tiny_recipe, "train.resume=auto", "train.epochs=3", "solver.lr0=0.5")
     with pytest.raises(ConfigError, match=r"model\.width_multiple"):
         build(tiny_recipe, "train.resume=auto", "train.epochs=3", "model.width_multiple=0.125")

@@ -49,7 +49,8 @@ def log_to_console(level: int = logging.INFO) -> None:
     """Sends the package's log to stderr, message only."""
     root = logging.getLogger("yolov6_ignite")
     root.setLevel(level)
-    if not any(type(handler) is logging.StreamHandler for handler in root.handlers):
-        console = logging.StreamHandler()
-        console.setFormatter(logging.Formatter("%(message)s"))
-        root.addHandler(console)
+    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
+        root.removeHandler(handler)  # of a command that ran before in this process
+    console = logging.StreamHandler()
+    console.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(console)

@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from yolov6_ignite import handlers as h
 from yolov6_ignite.checkpoint import strip_checkpoint, write_text
 from yolov6_ignite.config import Config
-from yolov6_ignite.errors import ConfigError, NonFiniteError, Stopped
+from yolov6_ignite.errors import ConfigError, NonFiniteError, StoppedError
 from yolov6_ignite.optim import Schedule
 
 __all__ = ["Parts", "attach_configured_handlers", "default_handlers", "first_epoch_without_strong_augmentation"]
@@ -142,7 +142,7 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
             "last_checkpoint",
             h.LastCheckpoint(weights / "last_ckpt.pt", parts.save, every_iterations=config.checkpoint.every_iterations),
         )
-    handlers.add("stop", h.StopOnRequest(signal_exit_code=Stopped.exit_code))
+    handlers.add("stop", h.StopOnRequest(signal_exit_code=StoppedError.exit_code))
     if first_rank:
         handlers.add("strip", h.StripCheckpoints(weights, strip_checkpoint))
     return handlers

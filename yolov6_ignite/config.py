@@ -43,7 +43,7 @@ class BackboneConfig(Section):
     type: Literal["EfficientRep"]
     num_repeats: list[PositiveInt]
     out_channels: list[PositiveInt]
-    fuse_P2: bool = False
+    fuse_P2: bool = False  # noqa: N815, the official key
     cspsppf: bool = False
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from yolov6_ignite.config import EvalConfig
 from yolov6_ignite.data import Batch
 from yolov6_ignite.distributed import memory_format
-from yolov6_ignite.handlers import TrainEvents, register_train_events
+from yolov6_ignite.handlers import TrainEvents, register_train_events, train_state
 from yolov6_ignite.metrics import non_max_suppression, rescale_to_native
 
 __all__ = ["create_evaluator", "create_trainer", "to_model_input"]
@@ -57,14 +57,15 @@ def create_trainer(
     undo_averaging = idist.get_world_size()  # DistributedDataParallel averages what the objective sums
 
     def step(engine: Engine, batch: Batch) -> Mapping[str, Tensor]:
+        state = train_state(engine)
         images = to_model_input(batch.images, device)
         with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
             output = model(images)
         total, items = loss(
             output,
             batch.targets,
-            epoch=engine.state.epoch - 1,
-            max_epochs=engine.state.max_epochs,
+            epoch=state.epoch - 1,
+            max_epochs=state.max_epochs,
             image_size=(images.shape[-2], images.shape[-1]),
         )
         scaler.scale(total * undo_averaging).backward()
@@ -77,7 +78,11 @@ def create_trainer(
 
 
 def create_evaluator(
-    get_model: Callable[[], nn.Module], settings: EvalConfig, *, device: torch.device, timed: bool = False
+    get_model: Callable[[], nn.Module],
+    settings: EvalConfig,
+    *,
+    device: torch.device,
+    seconds: dict[str, float] | None = None,
 ) -> Engine:
     """An engine whose step predicts and brings the detections back to the images' own pixels.
 
@@ -85,7 +90,7 @@ def create_evaluator(
         get_model: gives the model to evaluate; in eval mode, fp32.
         settings: thresholds.
         device: where the model is.
-        timed: sum the seconds spent into ``engine.state.seconds`` by stage; waits for the device.
+        seconds: the seconds spent are added to it by stage (preprocess, inference, nms), which waits for the device.
 
     Returns:
         An engine over :class:`yolov6_ignite.data.Batch` whose output is ``(indices, detections)``: the images'
@@ -93,7 +98,7 @@ def create_evaluator(
     """
 
     def now() -> float:
-        if timed and device.type == "cuda":
+        if seconds is not None and device.type == "cuda":
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
@@ -111,17 +116,17 @@ def create_evaluator(
             max_detections=settings.max_detections,
         )
         selected = now()
-        if timed:
-            seconds = engine.state.seconds
-            seconds["preprocess"] += moved - started
-            seconds["inference"] += predicted - moved
-            seconds["nms"] += selected - predicted
+        if seconds is not None:
+            for stage, spent in (
+                ("preprocess", moved - started),
+                ("inference", predicted - moved),
+                ("nms", selected - predicted),
+            ):
+                seconds[stage] = seconds.get(stage, 0.0) + spent
         detections = []
         for found, letterbox in zip(kept, batch.letterbox, strict=True):
             found = found.cpu()
             detections.append(torch.cat((rescale_to_native(found[:, :4], letterbox), found[:, 4:]), 1))
         return batch.indices, detections
 
-    evaluator = Engine(step)
-    evaluator.state.seconds = {"preprocess": 0.0, "inference": 0.0, "nms": 0.0}
-    return evaluator
+    return Engine(step)

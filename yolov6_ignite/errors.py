@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ConfigError", "DatasetError", "NonFiniteError", "Stopped", "UserError"]
+__all__ = ["ConfigError", "DatasetError", "NonFiniteError", "StoppedError", "UserError"]
 
 
 class UserError(Exception):
@@ -31,7 +31,7 @@ class NonFiniteError(UserError):
     exit_code = 4
 
 
-class Stopped(UserError):
+class StoppedError(UserError):
     """The run was stopped by a signal and can be resumed (exit code 75)."""
 
     exit_code = 75

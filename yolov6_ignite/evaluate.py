@@ -60,7 +60,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     if config.data.dataset is None:
         raise ConfigError("--data is missing: give the data set file to evaluate on")
     device = resolve_device(config.train.device)
-    dataset = load_dataset_file(config.data.dataset)
+    dataset = load_dataset_file(config.data.dataset, splits=(options.split,))
     if len(dataset.names) != model.num_classes:
         raise ConfigError(
             f"{options.weights}: detects {model.num_classes} classes, but {dataset.path} names {len(dataset.names)}; "
@@ -76,9 +76,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         on_bad_image=config.data.on_bad_image,
         recheck=config.data.recheck,
     )
-    evaluation = CocoEvaluation(index, dataset, config, device=device, timed=True)
+    seconds: dict[str, float] = {}
+    evaluation = CocoEvaluation(index, dataset, config, device=device, seconds=seconds)
     result = evaluation(model.to(device))
-    speed = {f"{stage}_ms": 1000 * s / len(index.paths) for stage, s in evaluation.engine.state.seconds.items()}
+    speed = {f"{stage}_ms": 1000 * s / len(index.paths) for stage, s in seconds.items()}
     print(result.table())
     print(result.per_class_table())
     print("speed, ms an image: " + ", ".join(f"{name.removesuffix('_ms')} {ms:.2f}" for name, ms in speed.items()))

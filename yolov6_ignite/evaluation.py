@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import cast
 
 import cv2
 import ignite.distributed as idist
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from yolov6_ignite.config import Config
 from yolov6_ignite.data import DatasetFile, DatasetIndex, build_eval_loader
+from yolov6_ignite.data.image import BadImageError, read_image
 from yolov6_ignite.engine import create_evaluator
 from yolov6_ignite.metrics import CocoGroundTruth, CocoMeanAveragePrecision, CocoResult
 from yolov6_ignite.plots import draw_detections, precision_recall_curve, save_image, top_detections
@@ -33,7 +35,7 @@ class CocoEvaluation:
         dataset: the data set file that it is of.
         config: sizes and thresholds of its ``eval`` section.
         device: where the models are.
-        timed: keep the seconds of every stage in ``engine.state.seconds``.
+        seconds: the seconds spent are added to it by stage.
 
     Attributes:
         engine: the Ignite evaluator.
@@ -41,7 +43,13 @@ class CocoEvaluation:
     """
 
     def __init__(
-        self, index: DatasetIndex, dataset: DatasetFile, config: Config, *, device: torch.device, timed: bool = False
+        self,
+        index: DatasetIndex,
+        dataset: DatasetFile,
+        config: Config,
+        *,
+        device: torch.device,
+        seconds: dict[str, float] | None = None,
     ) -> None:
         settings = config.eval
         self.names = dataset.names
@@ -69,17 +77,19 @@ class CocoEvaluation:
         self._model: nn.Module | None = None
         self._first_batch: tuple[Tensor, list[Tensor]] | None = None
         self.metric = CocoMeanAveragePrecision(truth)
-        self.engine = create_evaluator(self._current_model, settings, device=device, timed=timed)
+        self.engine = create_evaluator(self._current_model, settings, device=device, seconds=seconds)
         self.engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self._keep_first_batch)
         self.engine.add_event_handler(
             Events.ITERATION_COMPLETED, lambda engine: self.metric.update(engine.state.output)
         )
 
     def __call__(self, model: nn.Module) -> CocoResult:
-        """Evaluates a model (eval mode, fp32); the same result on every rank."""
-        self._model = model
+        """Evaluates a model (fp32; its mode is restored); the same result on every rank."""
+        was_training = model.training
+        self._model = model.eval()
         self.metric.reset()
         self.engine.run(self.loader)
+        model.train(was_training)
         self.result = self.metric.compute()
         self.engine.state.metrics["coco"] = self.result
         if self.verbose and idist.get_rank() == 0:
@@ -99,8 +109,9 @@ class CocoEvaluation:
             return []
         images = []
         for index, detections in list(zip(*self._first_batch, strict=True))[:SHOWN_IMAGES]:
-            image = cv2.imread(str(self.paths[int(index)]))
-            if image is None:  # unreadable since the index was made
+            try:
+                image = read_image(str(self.paths[int(index)]))
+            except BadImageError:  # since the index was made
                 continue
             shown = top_detections(detections)
             boxes, scores, classes = shown[:, :4], shown[:, 4], shown[:, 5]
@@ -119,4 +130,4 @@ class CocoEvaluation:
         return self._model
 
     def _keep_first_batch(self, engine: Engine) -> None:
-        self._first_batch = engine.state.output
+        self._first_batch = cast(tuple[Tensor, list[Tensor]], engine.state.output)

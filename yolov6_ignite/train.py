@@ -70,13 +70,13 @@ def _on_launched_rank(config: Config) -> int:
 
 
 def _spawn(config: Config) -> int:
-    import ignite.distributed as idist
+    from ignite.distributed.launcher import Parallel
     from torch.multiprocessing.spawn import ProcessExitedException
 
     backend = _backend(config)
     port = int(os.environ.get("MASTER_PORT") or _free_port())
     try:
-        with idist.Parallel(
+        with Parallel(
             backend, nproc_per_node=config.train.devices, master_addr="127.0.0.1", master_port=port
         ) as parallel:
             parallel.run(_spawned_rank, config)
@@ -88,8 +88,11 @@ def _spawn(config: Config) -> int:
 
 
 def _spawned_rank(local_rank: int, config: Config) -> None:
+    import ignite.distributed as idist
+
     code = run_command(lambda: _on_this_rank(config))
     if code:
+        idist.finalize()  # a rank that leaves a group open can abort the others before they have their own code
         sys.exit(code)
 
 

@@ -7,7 +7,7 @@ import logging
 import random
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import numpy as np
@@ -45,7 +45,7 @@ from yolov6_ignite.distributed import (
 from yolov6_ignite.engine import create_trainer
 from yolov6_ignite.errors import ConfigError, UserError
 from yolov6_ignite.evaluation import CocoEvaluation
-from yolov6_ignite.handlers import HandlerSet
+from yolov6_ignite.handlers import HandlerSet, train_state
 from yolov6_ignite.losses import build_loss
 from yolov6_ignite.models import build_model
 from yolov6_ignite.optim import build_optimizer, build_schedule
@@ -82,13 +82,16 @@ class Training:
         self.names = dataset.names
         self._fingerprints = {"train": train_index.fingerprint, "val": val_index.fingerprint}
         self._train_index = train_index
-        self._cache = RamCache(train_index, config.data.height_width) if config.data.cache == "ram" else None
+        keep_images = config.data.cache == "ram"
+        copies = idist.get_nproc_per_node()
+        self._cache = RamCache(train_index, config.data.height_width, copies=copies) if keep_images else None
 
         self.model = build_model(config.model, len(self.names))
         self.model.names = list(self.names)
         if config.train.weights is not None and directory.resumed_from is None:
             load_matching_weights(self.model, Path(config.train.weights))
-        self.model.to(device, memory_format=memory_format(device)).train()
+        self.model.to(device).train()
+        self.model.to(memory_format=memory_format(device))  # type: ignore[call-overload]
         self.optimizer = build_optimizer(config, self.model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
 
@@ -142,12 +145,12 @@ class Training:
     @property
     def ema_model(self) -> nn.Module:
         """The averaged model."""
-        model: nn.Module = self.engine.state.ema_model
+        model: nn.Module = train_state(self.engine).ema_model
         return model
 
     @property
     def finished_epochs(self) -> int:
-        return int(self.engine.state.iteration) // len(self.train_loader)
+        return int(train_state(self.engine).iteration) // len(self.train_loader)
 
     def run(self) -> None:
         """Trains to the end, or until a stop is requested.
@@ -180,18 +183,18 @@ class Training:
             if "stop" in self.handlers:
                 stack.enter_context(self.handlers["stop"].listening())
             self.engine.run(self.train_loader, max_epochs=self.config.train.epochs, epoch_length=len(self.train_loader))
-        request = self.engine.state.stop_request
+        request = train_state(self.engine).stop_request
         if request is not None:
             if first_rank:
                 write_text(stopped_file, json.dumps({"exit_code": request.exit_code, "reason": request.reason}) + "\n")
             idist.barrier()  # a launcher ends all ranks when one has ended
-            error = UserError(f"stopped in epoch {self.engine.state.epoch}: {request.reason}")
+            error = UserError(f"stopped in epoch {train_state(self.engine).epoch}: {request.reason}")
             error.exit_code = request.exit_code
             raise error
 
     def state(self) -> dict[str, Any]:
         """The run's whole state as tensors and plain values, as a checkpoint holds it."""
-        state = self.engine.state
+        state = train_state(self.engine)
         return {
             "kind": "training",
             "config": self.config.model_dump(mode="json"),
@@ -219,7 +222,7 @@ class Training:
         self.engine.load_state_dict({**content["engine"], "max_epochs": self.config.train.epochs})
         self.handlers.load_state_dict(content["handlers"])
         _set_random_state(content["random"])
-        logger.info("resuming %s after iteration %d", self.run_dir, self.engine.state.iteration)
+        logger.info("resuming %s after iteration %d", self.run_dir, train_state(self.engine).iteration)
 
     def _refuse_other_run(self, content: dict[str, Any]) -> None:
         differences = config_differences(content["config"], self.config.model_dump(mode="json"))
@@ -272,7 +275,7 @@ class Training:
 
     def _draw_plots(self, folder: Path) -> None:
         self._evaluation.draw_plots(folder)
-        save_image(folder / "training.png", training_curves(self.engine.state.history))
+        save_image(folder / "training.png", training_curves(train_state(self.engine).history))
 
     def _save(self, path: Path) -> None:
         write_checkpoint(path, self.state(), keep_previous=path.name == "last_ckpt.pt")
@@ -312,7 +315,9 @@ def build_training(config: Config) -> Training:
 
 def _load_data(config: Config) -> tuple[DatasetFile, DatasetIndex, DatasetIndex]:
     data = config.data
-    dataset = from_rank_zero(lambda: load_dataset_file(data.dataset))
+    assert data.dataset is not None
+    name = data.dataset
+    dataset = from_rank_zero(lambda: load_dataset_file(name))
 
     def index(directories: list[Path]) -> DatasetIndex:
         return build_index(
@@ -340,7 +345,9 @@ def _log_to_file(path: Path) -> None:
 
 def _random_state() -> dict[str, Any]:
     """Generators that a handler or module of the user's may draw from; the default run draws from none of them."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, gauss = cast(
+        tuple[str, np.ndarray, int, int, float], np.random.get_state(legacy=True)
+    )
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
