@@ -70,7 +70,8 @@ def test_both_launchers_train_alike_and_evaluate_as_one_process_does(tiny_recipe
 
 
 def test_another_number_of_ranks_does_not_resume(tiny_recipe: Path) -> None:
-    first = [str(tiny_recipe), "train.epochs=1", "train.resume=auto", "train.devices=2"]
+    # One validation batch for two ranks: both evaluate it.
+    first = [str(tiny_recipe), "train.epochs=1", "train.resume=auto", "train.devices=2", "eval.batch_size=8"]
     result = run(["yolov6_ignite.train", *first])
     assert result.returncode == 0, result.stderr
     result = run(["yolov6_ignite.train", *first[:1], "train.epochs=2", "train.resume=auto"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -64,9 +65,16 @@ def _on_launched_rank(config: Config) -> int:
 
     idist.initialize(_backend(config), timeout=COLLECTIVE_TIMEOUT)
     try:
-        return _on_this_rank(config)
+        return _as_one_of_several(config)
     finally:
         idist.finalize()
+
+
+def _as_one_of_several(config: Config) -> int:
+    """Runs one rank, and frees the wrapped model: its threads must end before the process group does."""
+    code = run_command(lambda: _on_this_rank(config))
+    gc.collect()
+    return code
 
 
 def _spawn(config: Config) -> int:
@@ -90,7 +98,7 @@ def _spawn(config: Config) -> int:
 def _spawned_rank(local_rank: int, config: Config) -> None:
     import ignite.distributed as idist
 
-    code = run_command(lambda: _on_this_rank(config))
+    code = _as_one_of_several(config)
     if code:
         idist.finalize()  # a rank that leaves a group open can abort the others before they have their own code
         sys.exit(code)

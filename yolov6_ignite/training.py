@@ -184,11 +184,11 @@ class Training:
                 stack.enter_context(self.handlers["stop"].listening())
             self.engine.run(self.train_loader, max_epochs=self.config.train.epochs, epoch_length=len(self.train_loader))
         request = train_state(self.engine).stop_request
+        if request is not None and first_rank:
+            write_text(stopped_file, json.dumps({"exit_code": request.exit_code, "reason": request.reason}) + "\n")
+        idist.barrier()  # rank 0 is done with its files: a launcher ends all ranks when one has ended
         if request is not None:
-            if first_rank:
-                write_text(stopped_file, json.dumps({"exit_code": request.exit_code, "reason": request.reason}) + "\n")
-            idist.barrier()  # a launcher ends all ranks when one has ended
-            error = UserError(f"stopped in epoch {train_state(self.engine).epoch}: {request.reason}")
+            error = UserError(f"stopped in epoch {self.engine.state.epoch}: {request.reason}")
             error.exit_code = request.exit_code
             raise error
 

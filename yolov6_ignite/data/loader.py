@@ -127,7 +127,8 @@ def build_eval_loader(
         pad: added to both sides of rectangular batches, in strides.
         shrink_px: subtracted from the size that images are resized to.
         workers: processes.
-        rank: takes batches ``rank``, ``rank + world_size``, ...
+        rank: takes batches ``rank``, ``rank + world_size``, ...; the last one where that is none, so that every rank
+            evaluates (an image that comes twice counts once).
         world_size: number of ranks.
         pin_memory: put batches into page-locked memory.
     """
@@ -141,7 +142,7 @@ def build_eval_loader(
         shapes = rectangular_shapes(index.sizes[by_aspect], batch_size, size[0], stride, pad)
     keys = [SampleKey(i, 0, position) for position, i in enumerate(order)]
     batches = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
-    share = batches[rank::world_size]
+    share = batches[rank::world_size] or batches[-1:]
     dataset = EvalDataset(index, size, shrink_px=shrink_px, batch_size=batch_size, batch_shapes=shapes)
     return _loader(dataset, share, len(share), workers, world_size, pin_memory)
 
