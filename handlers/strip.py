@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from ignite.engine import Engine, Events
 
 __all__ = ["StripCheckpoints"]
-
-logger = logging.getLogger(__name__)
 
 
 class StripCheckpoints:
@@ -40,4 +37,3 @@ class StripCheckpoints:
             if path.name != "last_ckpt.pt":
                 self.strip(path, path)
         self.strip(self.folder / "last_ckpt.pt", self.folder / "final.pt")
-        logger.info("weights: %s", self.folder)

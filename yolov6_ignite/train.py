@@ -6,9 +6,11 @@ import argparse
 import gc
 import logging
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from yolov6_ignite.command import log_to_console, run_command
 from yolov6_ignite.config import Config
@@ -112,23 +114,17 @@ def _backend(config: Config) -> str:
 
 
 def _free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _say_what_next(run_dir: os.PathLike[str]) -> None:
-    from pathlib import Path
-
-    run = Path(run_dir)
-    config = run / "config.yaml"
-    best = run / "weights" / "best_ckpt.pt"
+def _say_what_next(run_dir: Path) -> None:
+    best = run_dir / "weights" / "best_ckpt.pt"
     logger.info("weights:     %s", best)
-    logger.info("plots:       %s", run / "plots")
-    logger.info("TensorBoard: tensorboard --logdir %s", run)
-    logger.info("next:        python -m yolov6_ignite.evaluate %s", best if config.exists() else run)
+    logger.info("plots:       %s", run_dir / "plots")
+    logger.info("TensorBoard: tensorboard --logdir %s", run_dir)
+    logger.info("next:        python -m yolov6_ignite.evaluate %s", best)
 
 
 if __name__ == "__main__":

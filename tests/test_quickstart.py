@@ -1,0 +1,25 @@
+"""The quick start as a newcomer runs it."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_quick_start_learns_the_shapes(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "yolov6_ignite.train", "quickstart", f"train.output_dir={tmp_path}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "quickstart"
+    with (run / "metrics.csv").open() as file:
+        best = max(float(row["val/mAP@0.5"] or 0) for row in csv.DictReader(file))
+    assert best >= 0.5
+    last = result.stderr.splitlines()[-4:]
+    for line, path in zip(last, ("weights/best_ckpt.pt", "plots", "", "weights/best_ckpt.pt"), strict=True):
+        assert line.endswith(str(run / path))
