@@ -54,6 +54,7 @@ class Progress:
                 desc=f"epoch {state.epoch}/{state.max_epochs}",
                 file=self.stream,
                 dynamic_ncols=True,
+                mininterval=0,  # it is updated every few iterations only
                 leave=False,
             )
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine
 from torch import nn
@@ -50,6 +48,7 @@ from yolov6_ignite.losses import build_loss
 from yolov6_ignite.models import build_model
 from yolov6_ignite.optim import build_optimizer, build_schedule
 from yolov6_ignite.plots import draw_batch, save_image, training_curves
+from yolov6_ignite.random_state import random_state, seed_everything, set_random_state
 from yolov6_ignite.run_directory import RunDirectory, choose_run_directory, config_differences
 from yolov6_ignite.weights import load_matching_weights
 
@@ -77,7 +76,7 @@ class Training:
         self.device = device
         self.run_dir = directory.path
         self._directory = directory
-        self._seed()
+        seed_everything(config.train.seed, deterministic=config.train.deterministic)
         dataset, train_index, val_index = _load_data(config)
         self.names = dataset.names
         self._fingerprints = {"train": train_index.fingerprint, "val": val_index.fingerprint}
@@ -207,7 +206,7 @@ class Training:
             "scaler": self.scaler.state_dict(),
             "engine": dict(self.engine.state_dict()),
             "handlers": self.handlers.state_dict(),
-            "random": _random_state(),
+            "random": random_state(),
             "world_size": idist.get_world_size(),
             "data": self._fingerprints,
         }
@@ -221,7 +220,7 @@ class Training:
             self.scaler.load_state_dict(content["scaler"])
         self.engine.load_state_dict({**content["engine"], "max_epochs": self.config.train.epochs})
         self.handlers.load_state_dict(content["handlers"])
-        _set_random_state(content["random"])
+        set_random_state(content["random"])
         logger.info("resuming %s after iteration %d", self.run_dir, train_state(self.engine).iteration)
 
     def _refuse_other_run(self, content: dict[str, Any]) -> None:
@@ -239,15 +238,6 @@ class Training:
                 f"{self.run_dir}: this is not the run that its checkpoint is of:\n" + "\n".join(differences) + "\n"
                 "undo the changes to resume it, or start a new run (train.resume=none)"
             )
-
-    def _seed(self) -> None:
-        config = self.config.train
-        random.seed(config.seed)
-        np.random.seed(config.seed % 2**32)
-        torch.manual_seed(config.seed)
-        if config.deterministic:
-            torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.backends.cudnn.benchmark = not config.deterministic
 
     def _make_loader(self, *, strong: bool) -> BatchLoader:
         config = self.config
@@ -341,26 +331,3 @@ def _log_to_file(path: Path) -> None:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     root.addHandler(file)
     root.setLevel(logging.INFO)
-
-
-def _random_state() -> dict[str, Any]:
-    """Generators that a handler or module of the user's may draw from; the default run draws from none of them."""
-    name, keys, position, has_gauss, gauss = cast(
-        tuple[str, np.ndarray, int, int, float], np.random.get_state(legacy=True)
-    )
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": random.getstate(),
-        "numpy": [name, keys.tolist(), position, has_gauss, gauss],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))
