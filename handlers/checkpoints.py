@@ -16,13 +16,13 @@ Save = Callable[[Path], None]
 class LastCheckpoint:
     """Keeps ``last_ckpt.pt``, from which a run resumes.
 
-    Acts, on rank 0, on ``EPOCH_COMPLETED`` behind everything that changes the epoch's state, on
+    Acts, on every rank, on ``EPOCH_COMPLETED`` behind everything that changes the epoch's state, on
     ``ITERATION_COMPLETED`` every ``every_iterations`` (never at an epoch's last: its end comes first), and on
     ``TERMINATE``. Costs one write of the whole state. Keeps no state.
 
     Args:
         path: the file.
-        save: writes the run's whole state to a path, atomically.
+        save: writes the run's whole state to a path, atomically; every rank calls it, rank 0 writes.
         every_iterations: 0 for epoch ends only.
     """
 
@@ -47,18 +47,18 @@ class LastCheckpoint:
 class BestCheckpoint:
     """Keeps the checkpoint with the best accuracy.
 
-    Acts on ``VALIDATION_COMPLETED``, on every rank; rank 0 writes. State: the best score, so that a resumed run does
+    Acts on ``VALIDATION_COMPLETED``, on every rank. State: the best score, so that a resumed run does
     not overwrite a better model.
 
     Args:
         path: the file.
-        save: writes the run's whole state to a path, atomically; None on the other ranks.
+        save: writes the run's whole state to a path, atomically; every rank calls it, rank 0 writes.
         metric: its name in ``engine.state.validation``.
         first_epoch: 1-based; evaluations before it do not count.
         ties: whether an equal score replaces the file.
     """
 
-    def __init__(self, path: Path, save: Save | None, *, metric: str, first_epoch: int = 1, ties: bool = True) -> None:
+    def __init__(self, path: Path, save: Save, *, metric: str, first_epoch: int = 1, ties: bool = True) -> None:
         self.path = path
         self.save = save
         self.metric = metric
@@ -75,8 +75,7 @@ class BestCheckpoint:
         if train_state(engine).epoch < self.first_epoch or not better:
             return
         self.score = score
-        if self.save is not None:
-            self.save(self.path)
+        self.save(self.path)
 
     def state_dict(self) -> dict[str, float | None]:
         """The best score, None before the first."""
@@ -89,11 +88,11 @@ class BestCheckpoint:
 class EpochCheckpoints:
     """Keeps ``{epoch}_ckpt.pt`` (0-based, as the reference names them) of the last epochs.
 
-    Acts on ``EPOCH_COMPLETED``, on rank 0. Keeps no state.
+    Acts on ``EPOCH_COMPLETED``, on every rank. Keeps no state.
 
     Args:
         folder: where the files go.
-        save: writes the run's whole state to a path, atomically.
+        save: writes the run's whole state to a path, atomically; every rank calls it, rank 0 writes.
         last_n_epochs: how many epochs at the run's end.
     """
 

@@ -38,7 +38,7 @@ class AugmentationCutoff:
             raise RuntimeError(
                 f"the loader after the cutoff has {len(loader)} batches, not {train_state(engine).epoch_length}"
             )
-        loader.batch_sampler.set_epoch(train_state(engine).epoch - 1)  # before set_data: it starts to read at once
+        loader.batch_sampler.set_epoch(train_state(engine).epoch - 1)  # first: a plain loader reads at once
         engine.set_data(loader)
         logger.info("epoch %d: strong augmentation (mosaic, mixup) is off from here", train_state(engine).epoch)
 

@@ -101,6 +101,7 @@ def register_train_events(engine: Engine) -> None:
     state.optimizer_step = 0
     state.step_rejected = False
     state.losses = {}
+    state.running_losses = dict
     state.validation = {}
     state.history = []
     state.stop_request = None

@@ -30,7 +30,7 @@ class FiniteGuard:
         optimizer: its parameters' gradients are checked.
         scaler: unscales the gradients first.
         max_bad_steps: rejected steps in a row that end the run.
-        keep_batch: saves a batch and returns where (rank 0), for the message.
+        keep_batch: saves this rank's batch and returns where, for the message.
         exit_code: code of the stop request.
     """
 

@@ -31,6 +31,8 @@ class HandlerSet(Mapping[str, Any]):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._handlers: dict[str, Any] = {}
+        self._unattached: set[str] = set()
+        self._saved_states: Mapping[str, Mapping[str, Any]] = {}
         self._listeners: dict[str, set[int]] = {}  # name -> ids of its entries in the engine's lists
 
     def __getitem__(self, name: str) -> Any:
@@ -42,8 +44,14 @@ class HandlerSet(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._handlers)
 
-    def add(self, name: str, handler: Handler) -> None:
+    def add(self, name: str, handler: Handler, *, attach: bool = True) -> None:
         """Attaches a handler behind the others.
+
+        Args:
+            name: what it is found by.
+            handler: the handler.
+            attach: False where it is listed only, as the handlers of rank 0 are on the other ranks; so is then what
+                replaces it. All ranks have the same names.
 
         Raises:
             ValueError: the name is taken.
@@ -51,6 +59,8 @@ class HandlerSet(Mapping[str, Any]):
         """
         if name in self._handlers:
             raise ValueError(f"a handler named {name!r} is attached already; use replace()")
+        if not attach:
+            self._unattached.add(name)
         self._attach(name, handler)
 
     def replace(self, name: str, handler: Handler) -> None:
@@ -61,6 +71,7 @@ class HandlerSet(Mapping[str, Any]):
             TypeError: the object has no ``attach(engine)``.
         """
         self._require(name)
+        _require_attach(name, handler)
         self._detach(name)
         self._attach(name, handler)
         ranks = {entry: rank for rank, key in enumerate(self._handlers) for entry in self._listeners[key]}
@@ -84,21 +95,25 @@ class HandlerSet(Mapping[str, Any]):
         return {name: h.state_dict() for name, h in self._handlers.items() if hasattr(h, "state_dict")}
 
     def load_state_dict(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Gives every handler that keeps a state its own; a handler that is new to the run starts fresh."""
-        for name, handler in self._handlers.items():
-            if name in states and hasattr(handler, "load_state_dict"):
-                handler.load_state_dict(states[name])
+        """Gives every handler that keeps a state its own, now or when it is added or put in the place of another.
+
+        A handler that is new to the run starts fresh.
+        """
+        self._saved_states = states
+        for name in self._handlers:
+            self._load_state(name)
 
     def _require(self, name: str) -> None:
         if name not in self._handlers:
             raise KeyError(f"there is no handler {name!r}; attached are {', '.join(self._handlers)}")
 
     def _attach(self, name: str, handler: Handler) -> None:
-        if not isinstance(handler, Handler):
-            raise TypeError(f"handler {name!r}: {type(handler).__name__} has no attach(engine)")
+        _require_attach(name, handler)
         before = self._attached()
-        handler.attach(self._engine)
+        if name not in self._unattached:
+            handler.attach(self._engine)
         self._handlers[name] = handler
+        self._load_state(name)
         self._listeners[name] = self._attached() - before
 
     def _detach(self, name: str) -> None:
@@ -106,5 +121,15 @@ class HandlerSet(Mapping[str, Any]):
         for listeners in self._engine._event_handlers.values():
             listeners[:] = [listener for listener in listeners if id(listener) not in own]
 
+    def _load_state(self, name: str) -> None:
+        handler = self._handlers[name]
+        if name in self._saved_states and hasattr(handler, "load_state_dict"):
+            handler.load_state_dict(self._saved_states[name])
+
     def _attached(self) -> set[int]:
         return {id(listener) for listeners in self._engine._event_handlers.values() for listener in listeners}
+
+
+def _require_attach(name: str, handler: Handler) -> None:
+    if not isinstance(handler, Handler):
+        raise TypeError(f"handler {name!r}: {type(handler).__name__} has no attach(engine)")

@@ -75,10 +75,10 @@ class History:
 
 
 class Timing:
-    """Writes ``timing.csv``: seconds of training and evaluation an epoch, iterations a second.
+    """Writes ``timing.csv``: seconds of training and of evaluation with all that follows it, iterations a second.
 
-    Acts on ``EPOCH_STARTED``, ``VALIDATION_STARTED``, ``VALIDATION_COMPLETED`` and ``EPOCH_COMPLETED``, on rank 0.
-    State: none; a resumed run appends to the file.
+    Acts on ``EPOCH_STARTED``, ``VALIDATION_STARTED`` and ``EPOCH_COMPLETED``, on rank 0. State: none; a resumed run
+    appends to the file.
 
     Args:
         path: the CSV file.
@@ -89,30 +89,27 @@ class Timing:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._started = 0.0
-        self._evaluation_started = 0.0
-        self._evaluation_s = 0.0
+        self._evaluation_started: float | None = None
         self._first_iteration = 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(TrainEvents.VALIDATION_STARTED, self._start_evaluation)
-        engine.add_event_handler(TrainEvents.VALIDATION_COMPLETED, self._end_evaluation)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        train_s = time.perf_counter() - self._started - self._evaluation_s
+        now = time.perf_counter()
+        trained = now if self._evaluation_started is None else self._evaluation_started
+        train_s, evaluation_s = trained - self._started, now - trained
         rate = (train_state(engine).iteration - self._first_iteration) / train_s
         new = not self.path.exists()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(self.header if new else "")
-            file.write(f"{train_state(engine).epoch},{train_s:.3f},{self._evaluation_s:.3f},{rate:.3f}\n")
+            file.write(f"{train_state(engine).epoch},{train_s:.3f},{evaluation_s:.3f},{rate:.3f}\n")
 
     def _start(self, engine: Engine) -> None:
-        self._started, self._evaluation_s = time.perf_counter(), 0.0
+        self._started, self._evaluation_started = time.perf_counter(), None
         self._first_iteration = train_state(engine).iteration
 
     def _start_evaluation(self, engine: Engine) -> None:
         self._evaluation_started = time.perf_counter()
-
-    def _end_evaluation(self, engine: Engine) -> None:
-        self._evaluation_s = time.perf_counter() - self._evaluation_started

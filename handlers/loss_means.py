@@ -53,8 +53,13 @@ class LossMeans:
         return dict(zip(self._names, (self._sums / self._count).tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Sums and count of the epoch so far."""
-        return {"names": self._names, "sums": self._sums, "count": self._count}
+        """Sums over all ranks and count of the epoch so far; every rank calls it."""
+        sums = self._sums
+        if sums is not None and idist.get_world_size() > 1:
+            sums = cast(torch.Tensor, idist.all_reduce(sums.clone()))
+        return {"names": self._names, "sums": sums, "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._names, self._sums, self._count = list(state["names"]), state["sums"], state["count"]
+        if self._sums is not None and idist.get_rank() > 0:  # rank 0 goes on with the sum over all
+            self._sums = torch.zeros_like(self._sums)

@@ -9,15 +9,17 @@ from typing import TextIO
 
 from ignite.engine import Engine, Events
 from tqdm import tqdm
-from yolov6_ignite.handlers.events import train_state
+from yolov6_ignite.handlers.events import TrainState, train_state
 
 __all__ = ["Progress"]
 
 logger = logging.getLogger(__name__)
 
+SECONDS_BETWEEN_LINES = 30.0
+
 
 class Progress:
-    """A bar on a terminal, and a line in the log after every epoch.
+    """A bar on a terminal, a line every half minute elsewhere, and a line in the log after every epoch.
 
     Acts on ``EPOCH_STARTED``, ``ITERATION_COMPLETED``, ``EPOCH_COMPLETED`` and ``COMPLETED``, on rank 0. Every
     ``interval`` iterations it reads the running losses from the device. Keeps no state.
@@ -31,7 +33,7 @@ class Progress:
         self.interval = interval
         self.stream = stream or sys.stderr
         self._bar: tqdm | None = None
-        self._run_started = self._epoch_started = 0.0
+        self._run_started = self._epoch_started = self._last_line = 0.0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self._start_run)
@@ -45,7 +47,7 @@ class Progress:
         self._run_started = time.perf_counter()
 
     def _start_epoch(self, engine: Engine) -> None:
-        self._epoch_started = time.perf_counter()
+        self._epoch_started = self._last_line = time.perf_counter()
         if self.stream.isatty():
             state = train_state(engine)
             self._bar = tqdm(
@@ -59,15 +61,26 @@ class Progress:
             )
 
     def _update(self, engine: Engine) -> None:
-        if self._bar is None:
-            return
         state = train_state(engine)
+        if self._bar is None:
+            self._log_now_and_then(state)
+            return
         self._bar.set_postfix({name: f"{value:.4g}" for name, value in state.running_losses().items()}, refresh=False)
         self._bar.update(state.iteration - (state.epoch - 1) * state.epoch_length - self._bar.n)
 
+    def _log_now_and_then(self, state: TrainState) -> None:
+        now = time.perf_counter()
+        if now - self._last_line < SECONDS_BETWEEN_LINES:
+            return
+        self._last_line = now
+        done = state.iteration - (state.epoch - 1) * state.epoch_length
+        parts = [f"epoch {state.epoch}/{state.max_epochs}, iteration {done}/{state.epoch_length}"]
+        parts += [f"{name} {value:.4f}" for name, value in state.running_losses().items()]
+        logger.info(" | ".join(parts))
+
     def _end_epoch(self, engine: Engine) -> None:
         self._close(engine)
-        row = train_state(engine).history[-1]
+        row = (train_state(engine).history or [{}])[-1]
         parts = [f"epoch {train_state(engine).epoch}/{train_state(engine).max_epochs}"]
         parts += [
             f"{name.removeprefix('train/')} {value:.4f}" for name, value in row.items() if name.startswith("train/")
@@ -77,7 +90,10 @@ class Progress:
             for name in ("val/mAP@0.5", "val/mAP@0.50:0.95")
             if name in row
         ]
-        parts += [f"lr {row['x/lr1']:.5f}", f"{time.perf_counter() - self._epoch_started:.1f} s"]
+        parts += [
+            *(f"lr {row[name]:.5f}" for name in ("x/lr1",) if name in row),
+            f"{time.perf_counter() - self._epoch_started:.1f} s",
+        ]
         logger.info(" | ".join(parts))
 
     def _end_run(self, engine: Engine) -> None:

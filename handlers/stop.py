@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -26,7 +27,8 @@ class StopOnRequest:
     agree every ``agree_every`` iterations: one small all-reduce. Keeps no state.
 
     Args:
-        signal_exit_code: exit code after SIGTERM or SIGINT. A second signal ends the process at once.
+        signal_exit_code: exit code after SIGTERM or SIGINT. Another one, a second or more later, ends the process
+            at once.
         agree_every: iterations between the ranks' agreements.
     """
 
@@ -36,6 +38,7 @@ class StopOnRequest:
         self.signal_exit_code = signal_exit_code
         self.agree_every = agree_every
         self._signal: int | None = None
+        self._signalled_at = 0.0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.after_iteration)
@@ -79,6 +82,7 @@ class StopOnRequest:
             engine.terminate(skip_completed=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
+        now = time.monotonic()
+        if self._signal is not None and now - self._signalled_at > 1.0:  # one stop can arrive by two ways
             raise KeyboardInterrupt
-        self._signal = number
+        self._signal, self._signalled_at = number, now

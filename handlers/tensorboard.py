@@ -34,7 +34,7 @@ class TensorBoardScalars:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        for tag, value in train_state(engine).history[-1].items():
+        for tag, value in (train_state(engine).history or [{}])[-1].items():
             if tag != "epoch":
                 self.writer.add_scalar(tag, value, train_state(engine).epoch)
 
@@ -42,7 +42,8 @@ class TensorBoardScalars:
 class TrainBatchImages:
     """Shows the first batch of every epoch as ``train_batch``: a grid with file names and labelled boxes.
 
-    Acts on ``ITERATION_COMPLETED`` of an epoch's first iteration, on rank 0. The step is the epoch, as for scalars:
+    Acts on ``ITERATION_COMPLETED`` of an epoch's first iteration (after a resume inside an epoch: the first that is
+    left), on rank 0. The step is the epoch, as for scalars:
     a resumed run then replaces exactly what it repeats. Costs one drawing an epoch. Keeps no state.
 
     Args:
@@ -53,16 +54,18 @@ class TrainBatchImages:
     def __init__(self, writer: _Writer, draw: Callable[[Any], np.ndarray]) -> None:
         self.writer = writer
         self.draw = draw
+        self._drawn_epoch = 0
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED(event_filter=self._is_first), self)
 
     def __call__(self, engine: Engine) -> None:
+        self._drawn_epoch = train_state(engine).epoch
         image = self.draw(train_state(engine).batch)
         self.writer.add_image("train_batch", image, train_state(engine).epoch, dataformats="HWC")
 
     def _is_first(self, engine: Engine, iteration: int) -> bool:
-        return bool(iteration == (train_state(engine).epoch - 1) * train_state(engine).epoch_length + 1)
+        return train_state(engine).epoch != self._drawn_epoch
 
 
 class PredictionImages:

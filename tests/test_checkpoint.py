@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -130,6 +131,13 @@ def test_a_failed_write_leaves_everything_as_it_was(path: Path) -> None:
         write_atomically(path, fail, keep_previous=True)
     assert read_checkpoint(path)["ema"]["w"][0] == 1
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_could_not_be_read_back_is_not_written(path: Path) -> None:
+    content = {**training_content(), "handlers": {"mine": {"score": np.float64(1.0)}}}
+    with pytest.raises(TypeError, match=r"handlers\.mine\.score: a checkpoint cannot hold a float64"):
+        write_checkpoint(path, content)
+    assert not path.exists()
 
 
 def test_strip_keeps_the_average_in_half_precision_and_what_it_needs(path: Path, tmp_path: Path) -> None:

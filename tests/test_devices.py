@@ -24,7 +24,7 @@ def test_precision_is_a_function_of_the_device(monkeypatch: pytest.MonkeyPatch) 
 def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(ConfigError, match="no CUDA device; use train.device=cpu"):
+    with pytest.raises(ConfigError, match=r"no CUDA device; use train\.device=cpu"):
         resolve_device("cuda")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no MPS device"):

@@ -79,6 +79,29 @@ def test_another_number_of_ranks_does_not_resume(tiny_recipe: Path) -> None:
     assert "number of ranks: 2 -> 1" in result.stderr
 
 
+def test_a_stop_inside_an_epoch_resumes_on_two_ranks(tiny_recipe: Path) -> None:
+    """SIGTERM to the launching process only: both ranks save and end, and the run goes on as if nothing had been."""
+    recipe = [str(tiny_recipe), "train.devices=2", "eval.final_only=true", "train.resume=auto", "train.epochs=30"]
+    command = [sys.executable, "-u", "-m", "yolov6_ignite.train", *recipe, "train.name=stopped"]
+    with subprocess.Popen(command, env={**os.environ, **THREADS}, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("epoch 2/"):
+                process.terminate()
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 75, rest
+    assert "Traceback" not in rest
+    resumed = run(command[3:])
+    assert resumed.returncode == 0, resumed.stderr
+    whole = run(["yolov6_ignite.train", *recipe, "train.name=whole"])
+    assert whole.returncode == 0, whole.stderr
+    runs = tiny_recipe.parent / "runs"
+    for stopped_row, whole_row in zip(rows(runs / "stopped"), rows(runs / "whole"), strict=True):
+        for name, value in whole_row.items():
+            assert stopped_row[name] == value or float(stopped_row[name]) == pytest.approx(float(value), rel=1e-6), name
+
+
 def test_an_error_of_rank_zero_ends_all_ranks_with_its_code(tiny_recipe: Path) -> None:
     result = run(["yolov6_ignite.train", str(tiny_recipe), "train.devices=2", "data.dataset=nowhere.yaml"])
     assert result.returncode == 3

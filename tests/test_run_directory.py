@@ -39,6 +39,8 @@ def test_the_current_directory_is_a_place_too(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     run = choose_run_directory(load_config("yolov6n", ["train.output_dir=out", "train.name=a"]))
     assert run.path == Path("out/a")
+    assert not run.path.exists()
+    run.make()
     assert run.weights.is_dir()
     assert run.resumed_from is None
     assert not run.finished

@@ -232,6 +232,71 @@ def test_another_run_is_not_resumed(tiny_recipe: Path) -> None:
     assert build(tiny_recipe, "train.resume=auto", *allowed).finished_epochs == 2
 
 
+def test_a_replaced_handler_goes_on_from_the_checkpoint(tiny_recipe: Path) -> None:
+    stop_after(build(tiny_recipe, "train.resume=auto"), 5)
+    saved = read_checkpoint(tiny_recipe.parent / "runs" / "run" / "weights" / "last_ckpt.pt")
+    resumed = build(tiny_recipe, "train.resume=auto")
+    resumed.handlers.replace("ema", ModelEMA(resumed.model))
+    assert resumed.handlers["ema"].updates == saved["handlers"]["ema"]["updates"] > 0
+
+    @resumed.engine.on(Events.STARTED)
+    def check(engine: Engine) -> None:
+        assert_equal(dict(engine.state.ema_model.state_dict()), dict(saved["ema"]))
+        engine.terminate(skip_completed=True)
+
+    resumed.run()
+
+
+DEFAULT_HANDLERS = sorted({name for names in ORDER.values() for name in names})
+
+
+@pytest.mark.parametrize("name", DEFAULT_HANDLERS)
+def test_every_default_handler_can_be_removed(tiny_recipe: Path, name: str) -> None:
+    training = build(
+        tiny_recipe,
+        "augment.stop_last_n_epochs=1",
+        "train.epochs=2",
+        "logging.train_batch_images=true",
+        "checkpoint.last_n_epochs=1",
+        "eval.final_only=true",
+    )
+    training.handlers.remove(name)
+    if name == "last_checkpoint":
+        training.handlers.remove("strip")  # it makes final.pt of the last checkpoint
+    training.run()
+    assert training.finished_epochs == 2
+
+
+def test_a_refused_run_leaves_nothing_behind(tiny_recipe: Path, tmp_path: Path) -> None:
+    for overrides in (["data.dataset=nowhere.yaml"], ["train.weights=nothing.pt"], ['handlers=[{"no:Where": {}}]']):
+        with pytest.raises(UserError):
+            build(tiny_recipe, *overrides)
+    assert not (tmp_path / "runs").exists()
+    build(tiny_recipe, "train.resume=auto", "train.epochs=1").run()
+    before = sorted(p.name for p in (tmp_path / "runs" / "run").iterdir())
+    with pytest.raises(ConfigError, match="not the run"):
+        build(tiny_recipe, "train.resume=auto", "train.epochs=2", "train.seed=5")
+    assert sorted(p.name for p in (tmp_path / "runs" / "run").iterdir()) == before
+
+
+def test_a_checkpoint_outside_a_run_is_not_resumed_into_its_surroundings(tiny_recipe: Path, tmp_path: Path) -> None:
+    first = build(tiny_recipe, "train.epochs=1")
+    first.run()
+    copy = tmp_path / "keep" / "last.pt"
+    copy.parent.mkdir()
+    copy.write_bytes((first.run_dir / "weights" / "last_ckpt.pt").read_bytes())
+    with pytest.raises(ConfigError, match="not in the `weights` folder of a run"):
+        build(tiny_recipe, f"train.resume={copy}", "train.epochs=2")
+    assert sorted(p.name for p in copy.parent.iterdir()) == ["last.pt"]
+
+
+def test_a_run_starts_once(tiny_recipe: Path) -> None:
+    training = build(tiny_recipe, "train.epochs=1")
+    training.run()
+    with pytest.raises(RuntimeError, match="started before"):
+        training.run()
+
+
 def test_new_runs_take_the_next_free_name(tiny_recipe: Path) -> None:
     names = [build(tiny_recipe).run_dir.name for _ in range(3)]
     assert names == ["run", "run2", "run3"]

@@ -49,6 +49,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, keep_previous: b
         ConfigError: the file system refuses (full disk, no permission); ``path`` is as before.
     """
     whole = {"format": FORMAT, "version": VERSION, **content}
+    _require_plain(whole, path.name)
     write_atomically(path, lambda file: torch.save(whole, file), keep_previous=keep_previous)
 
 
@@ -75,8 +76,26 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, keep_previ
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise  # torch's zip writer turns a full disk into a RuntimeError; others are not about the file
         raise ConfigError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
+
+
+def _require_plain(value: Any, where: str) -> None:
+    """Refuses what could be written but not be read back safely, before it is written.
+
+    Raises:
+        TypeError: not a tensor, a plain value or a container of them; names the place.
+    """
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_plain(item, f"{where}.{key}")
+    elif type(value) in (list, tuple):
+        for index, item in enumerate(value):
+            _require_plain(item, f"{where}.{index}")
+    elif not isinstance(value, torch.Tensor) and type(value) not in (type(None), bool, int, float, str):
+        raise TypeError(f"{where}: a checkpoint cannot hold a {type(value).__name__}; use tensors and plain values")
 
 
 def previous_generation(path: Path) -> Path:
@@ -109,6 +128,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: is not a checkpoint of this project")
     if content["version"] > VERSION:
         raise ConfigError(f"{path}: was written by a newer version of this project (format {content['version']})")
+    if content.get("kind") not in {"training", "weights"}:
+        raise ConfigError(f"{path}: holds no weights")
     return content
 
 

@@ -17,12 +17,12 @@ OUT_OF_MEMORY = 5
 
 def run_command(command: Callable[[], int]) -> int:
     """Runs a command and turns expected errors into a message on stderr and the documented exit code."""
-    first_rank = os.environ.get("RANK", "0") == "0"
+    rank = os.environ.get("RANK", "0")
     try:
         return command()
     except UserError as error:
-        if first_rank:
-            print(f"error: {error}", file=sys.stderr)
+        if rank == "0" or not error.on_all_ranks:
+            print(f"error: {error}" if rank == "0" else f"error on rank {rank}: {error}", file=sys.stderr)
         return error.exit_code
     except ImportError as error:
         if error.name == "cv2" or "libGL" in str(error) or "libgthread" in str(error) or "libglib" in str(error):
@@ -47,6 +47,7 @@ def run_command(command: Callable[[], int]) -> int:
 
 def log_to_console(level: int = logging.INFO) -> None:
     """Sends the package's log to stderr, message only."""
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)  # it announces exceptions that are reported anyway
     root = logging.getLogger("yolov6_ignite")
     root.setLevel(level)
     for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from ignite.engine import Engine
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from yolov6_ignite import handlers as h
 from yolov6_ignite.checkpoint import strip_checkpoint, write_text
 from yolov6_ignite.config import Config
 from yolov6_ignite.errors import ConfigError, NonFiniteError, StoppedError
 from yolov6_ignite.optim import Schedule
+from yolov6_ignite.run_files import LazyWriter
 
-__all__ = ["Parts", "attach_configured_handlers", "default_handlers", "first_epoch_without_strong_augmentation"]
+__all__ = ["Parts", "configured_handlers", "default_handlers", "first_epoch_without_strong_augmentation"]
 
 MAP = "val/mAP@0.50:0.95"
 
@@ -41,10 +41,10 @@ class Parts:
         draw_batch: training batch to an RGB image.
         draw_predictions: RGB images of the evaluation that has just been made.
         draw_plots: writes the plots of that evaluation into a folder.
-        save: writes the run's whole state to a path.
+        save: writes the run's whole state to a path; every rank calls it, rank 0 writes.
         keep_batch: saves a batch that led to non-finite gradients; returns where.
         run_dir: the run's folder.
-        writer: TensorBoard writer; None on all ranks but 0.
+        writer: TensorBoard writer; used on rank 0 only.
     """
 
     model: nn.Module
@@ -59,7 +59,7 @@ class Parts:
     save: Callable[[Path], None]
     keep_batch: Callable[[Any], str]
     run_dir: Path
-    writer: SummaryWriter | None
+    writer: LazyWriter
 
 
 def first_epoch_without_strong_augmentation(config: Config) -> int | None:
@@ -74,7 +74,8 @@ def first_epoch_without_strong_augmentation(config: Config) -> int | None:
 def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerSet:
     """Attaches the concerns of the original Trainer and a few more, each a handler that can be replaced or removed.
 
-    The order of this body is the order in which they act on an event that several listen to.
+    The order of this body is the order in which they act on an event that several listen to. Every rank has the same
+    handlers; those that only rank 0 needs are listed on the others without being attached.
     """
     handlers = h.HandlerSet(engine)
     first_rank = idist.get_rank() == 0
@@ -104,8 +105,8 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
     )
     handlers.add("ema", h.ModelEMA(parts.model))
     handlers.add("loss_means", h.LossMeans())
-    if parts.writer is not None and config.logging.train_batch_images:
-        handlers.add("train_batch_images", h.TrainBatchImages(parts.writer, parts.draw_batch))
+    if config.logging.train_batch_images:
+        handlers.add("train_batch_images", h.TrainBatchImages(parts.writer, parts.draw_batch), attach=first_rank)
     handlers.add("ema_buffers", h.EmaBuffersFromRankZero())
     handlers.add(
         "evaluation",
@@ -116,46 +117,43 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
             final_only=config.eval.final_only,
         ),
     )
-    if first_rank:
-        handlers.add("timing", h.Timing(parts.run_dir / "timing.csv"))
-    metrics_file = parts.run_dir / "metrics.csv" if first_rank else None
-    handlers.add("history", h.History(metrics_file, parts.optimizer, write_text))
-    save = parts.save if first_rank else None
-    handlers.add("best_checkpoint", h.BestCheckpoint(weights / "best_ckpt.pt", save, metric=MAP))
+    handlers.add("timing", h.Timing(parts.run_dir / "timing.csv"), attach=first_rank)
+    handlers.add(
+        "history", h.History(parts.run_dir / "metrics.csv" if first_rank else None, parts.optimizer, write_text)
+    )
+    handlers.add("best_checkpoint", h.BestCheckpoint(weights / "best_ckpt.pt", parts.save, metric=MAP))
     if cutoff is not None and cutoff <= config.train.epochs:
         handlers.add(
             "best_stop_aug_checkpoint",
-            h.BestCheckpoint(weights / "best_stop_aug_ckpt.pt", save, metric=MAP, first_epoch=cutoff, ties=False),
+            h.BestCheckpoint(weights / "best_stop_aug_ckpt.pt", parts.save, metric=MAP, first_epoch=cutoff, ties=False),
         )
-    if parts.writer is not None:
-        handlers.add("tensorboard", h.TensorBoardScalars(parts.writer))
-        if config.logging.prediction_images:
-            handlers.add("prediction_images", h.PredictionImages(parts.writer, parts.draw_predictions))
-    if first_rank and config.eval.plots:
-        handlers.add("plots", h.EvaluationPlots(parts.run_dir / "plots", parts.draw_plots))
-    if first_rank:
-        handlers.add("progress", h.Progress(config.logging.interval))
-        if config.checkpoint.last_n_epochs:
-            last_n = config.checkpoint.last_n_epochs
-            handlers.add("epoch_checkpoints", h.EpochCheckpoints(weights, parts.save, last_n_epochs=last_n))
-        handlers.add(
-            "last_checkpoint",
-            h.LastCheckpoint(weights / "last_ckpt.pt", parts.save, every_iterations=config.checkpoint.every_iterations),
-        )
+    handlers.add("tensorboard", h.TensorBoardScalars(parts.writer), attach=first_rank)
+    if config.logging.prediction_images:
+        handlers.add("prediction_images", h.PredictionImages(parts.writer, parts.draw_predictions), attach=first_rank)
+    if config.eval.plots:
+        handlers.add("plots", h.EvaluationPlots(parts.run_dir / "plots", parts.draw_plots), attach=first_rank)
+    handlers.add("progress", h.Progress(config.logging.interval), attach=first_rank)
+    if config.checkpoint.last_n_epochs:
+        last_n = config.checkpoint.last_n_epochs
+        handlers.add("epoch_checkpoints", h.EpochCheckpoints(weights, parts.save, last_n_epochs=last_n))
+    handlers.add(
+        "last_checkpoint",
+        h.LastCheckpoint(weights / "last_ckpt.pt", parts.save, every_iterations=config.checkpoint.every_iterations),
+    )
     handlers.add("stop", h.StopOnRequest(signal_exit_code=StoppedError.exit_code))
-    if first_rank:
-        handlers.add("strip", h.StripCheckpoints(weights, strip_checkpoint))
+    handlers.add("strip", h.StripCheckpoints(weights, strip_checkpoint), attach=first_rank)
     return handlers
 
 
-def attach_configured_handlers(handlers: h.HandlerSet, config: Config) -> None:
-    """Attaches the ``handlers:`` of the configuration behind the default ones, on every rank.
+def configured_handlers(config: Config) -> list[tuple[str, h.Handler]]:
+    """The ``handlers:`` of the configuration, to be added behind the default ones on every rank, by class name.
 
-    Each is ``{"module:Class": {argument: value}}``; the class name is its name in the set.
+    Each is ``{"module:Class": {argument: value}}``.
 
     Raises:
-        ConfigError: an entry cannot be imported or built.
+        ConfigError: an entry cannot be imported or built, or is no handler.
     """
+    built = []
     for index, entry in enumerate(config.handlers):
         for target, arguments in entry.items():
             where = f"handlers.{index}: {target}"
@@ -170,9 +168,10 @@ def attach_configured_handlers(handlers: h.HandlerSet, config: Config) -> None:
                 raise ConfigError(f"{where}: {module_name} has no {class_name}") from error
             try:
                 inspect.signature(handler_class).bind(**(arguments or {}))
-            except TypeError as error:
-                raise ConfigError(f"{where}: {error}") from error
-            try:
-                handlers.add(class_name, handler_class(**(arguments or {})))
+                handler = handler_class(**(arguments or {}))
             except (TypeError, ValueError) as error:
                 raise ConfigError(f"{where}: {error}") from error
+            if not isinstance(handler, h.Handler):
+                raise ConfigError(f"{where}: {class_name} has no attach(engine), so it is no handler")
+            built.append((class_name, handler))
+    return built

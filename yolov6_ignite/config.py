@@ -6,6 +6,7 @@ reference's (specification, training 1.1, 2.2, 4 and 18) unless a comment says o
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -34,7 +35,7 @@ Count = Annotated[int, Field(ge=0)]
 class Section(BaseModel):
     """A frozen section; an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class BackboneConfig(Section):
@@ -159,8 +160,8 @@ class TrainConfig(Section):
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
-        if value.split(":")[0] not in {"auto", "cpu", "cuda", "mps"}:
-            raise ValueError("must be auto, cpu, cuda or mps")
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+            raise ValueError("must be auto, cpu, cuda, cuda:N or mps")
         return value
 
     @field_validator("name")
@@ -235,6 +236,16 @@ class Config(Section):
                 f"data.batch_size: {self.data.batch_size} is less than train.devices: {self.train.devices}; "
                 "it is the total over all devices"
             )
-        if self.train.sync_bn and self.train.device == "cpu":
-            raise ValueError("train.sync_bn needs CUDA devices (train.device is cpu)")
+        if self.train.sync_bn and self.train.device in {"cpu", "mps"}:
+            raise ValueError(f"train.sync_bn needs CUDA devices (train.device is {self.train.device})")
+        if self.train.devices > 1 and (self.train.device == "mps" or ":" in self.train.device):
+            raise ValueError(f"train.devices: {self.train.devices} cannot all be train.device: {self.train.device}")
+        if self.data.rect and not isinstance(self.data.image_size, int):
+            raise ValueError(
+                "data.rect: true makes every batch's shape from its images; give one number as data.image_size"
+            )
+        if self.eval.shrink_px >= min(
+            self.data.height_width if self.eval.image_size is None else (self.eval.image_size,)
+        ):
+            raise ValueError(f"eval.shrink_px: {self.eval.shrink_px} leaves nothing of the image")
         return self

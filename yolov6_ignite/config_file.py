@@ -43,7 +43,7 @@ def load_config_with_origins(
             raise ConfigError(f"override {override!r}: expected section.key=value, for example train.epochs=50")
         try:
             value = yaml.safe_load(text) if text.strip() else None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"override {override!r}: the value is not YAML ({_first_line(error)})") from error
         _set(values, origins, key.strip(), value)
     try:
@@ -113,19 +113,6 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> tuple[dict[str, Any]
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """One file as nested dictionaries, with the line of every leaf."""
-    try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: is not valid YAML ({_first_line(error)})") from error
-    if node is None:
-        return {}, {}
-    if not isinstance(node, yaml.MappingNode):
-        raise ConfigError(f"{path}: expected a mapping of sections (model, data, train, ...)")
     origins: dict[str, str] = {}
 
     def build(mapping: yaml.MappingNode, prefix: str) -> dict[str, Any]:
@@ -142,7 +129,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
                 origins[prefix + key] = where
         return result
 
-    return build(node, ""), origins
+    try:
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if node is None:
+            return {}, {}
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{path}: expected a mapping of sections (model, data, train, ...)")
+        return build(node, ""), origins
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from error
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: is not valid YAML ({_first_line(error)})") from error
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -170,7 +170,7 @@ def _set(values: dict[str, Any], origins: dict[str, str], dotted: str, value: An
 def _explain(error: ValidationError, origins: Mapping[str, str], name: str) -> str:
     lines = []
     for problem in error.errors(include_url=False):
-        location = [str(part) for part in problem["loc"] if not str(part).startswith(("int", "tuple", "constrained"))]
+        location = [str(part) for part in problem["loc"] if not _is_union_branch(str(part))]
         key = ".".join(location)
         where = _origin(location, origins) or name
         if problem["type"] == "extra_forbidden":
@@ -185,6 +185,11 @@ def _explain(error: ValidationError, origins: Mapping[str, str], name: str) -> s
                 text += f" (found {given!r})"
         lines.append(f"{where}: {key}: {text}" if key else f"{where}: {text}")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _is_union_branch(part: str) -> bool:
+    """Whether pydantic put this into a location to say which type of a union was tried."""
+    return part in {"int", "constrained-int", "none"} or part.startswith(("tuple[", "function-"))
 
 
 def _origin(location: Sequence[str], origins: Mapping[str, str]) -> str | None:

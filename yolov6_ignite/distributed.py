@@ -86,6 +86,7 @@ def from_rank_zero(function: Callable[[], T]) -> T:
             box[0] = error
     dist.broadcast_object_list(box, src=0)
     if isinstance(box[0], UserError):
+        box[0].on_all_ranks = True
         idist.barrier()  # all ranks have the error before the first one leaves
         raise box[0]
     return box[0]  # type: ignore[return-value]

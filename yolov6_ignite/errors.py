@@ -10,9 +10,11 @@ class UserError(Exception):
 
     Attributes:
         exit_code: the status that a command line ends with.
+        on_all_ranks: whether every rank raises it, so that one is enough to tell.
     """
 
     exit_code = 2
+    on_all_ranks = False
 
 
 class ConfigError(UserError):

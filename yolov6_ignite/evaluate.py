@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--conf-threshold", type=float)
     parser.add_argument("--iou-threshold", type=float)
-    parser.add_argument("--device", help="auto, cpu, cuda or mps")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"))
     parser.add_argument("--workers", type=int)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a JSON file")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write the plots into a folder")
@@ -52,25 +53,23 @@ def _evaluate(options: argparse.Namespace) -> int:
         "eval.batch_size": options.batch_size,
         "eval.conf_threshold": options.conf_threshold,
         "eval.iou_threshold": options.iou_threshold,
-        "train.device": options.device or "auto",
         "data.workers": options.workers,
         "data.dataset": options.data,
     }
     config = apply_overrides(config, {key: value for key, value in given.items() if value is not None})
     if config.data.dataset is None:
         raise ConfigError("--data is missing: give the data set file to evaluate on")
-    device = resolve_device(config.train.device)
+    device = resolve_device(options.device or "auto")
     dataset = load_dataset_file(config.data.dataset, splits=(options.split,))
     if len(dataset.names) != model.num_classes:
         raise ConfigError(
             f"{options.weights}: detects {model.num_classes} classes, but {dataset.path} names {len(dataset.names)}; "
             "give the data set that it was trained for"
         )
-    directories = getattr(dataset, options.split)
-    if not directories:
-        raise ConfigError(f"--split {options.split}: {dataset.path} has no `{options.split}`")
+    if options.split != "val":  # anno_path is of the validation images
+        dataset = dataclasses.replace(dataset, annotations=None)
     index = build_index(
-        directories,
+        getattr(dataset, options.split),
         dataset.names,
         on_bad_label=config.data.on_bad_label,
         on_bad_image=config.data.on_bad_image,

@@ -63,6 +63,7 @@ class CocoEvaluation:
             rect=settings.rect,
             pad=0.5 if settings.rect else 0.0,
             shrink_px=settings.shrink_px,
+            on_bad_image=config.data.on_bad_image,
             workers=config.data.workers,
             rank=idist.get_rank(),
             world_size=idist.get_world_size(),

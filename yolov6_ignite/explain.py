@@ -53,12 +53,13 @@ def _plan(config: Config) -> list[str]:
         f"at {height_width[0]} x {height_width[1]} px"
     )
     cutoff = first_epoch_without_strong_augmentation(config)
-    if cutoff is None:
+    if cutoff is None or cutoff > epochs:
         lines.append(
             "  mosaic and mixup: " + ("on to the end" if config.augment.mosaic or config.augment.mixup else "off")
         )
     else:
-        lines.append(f"  mosaic and mixup: epochs 1 to {cutoff - 1}, off from epoch {cutoff}")
+        before = f"epochs 1 to {cutoff - 1}, " if cutoff > 1 else ""
+        lines.append(f"  mosaic and mixup: {before}off from epoch {cutoff}")
     evaluated = evaluated_epochs(
         epochs,
         interval=config.eval.interval,

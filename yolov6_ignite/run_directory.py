@@ -28,12 +28,28 @@ class RunDirectory:
     """A run's folder and what it continues from.
 
     Attributes:
-        path: the folder.
+        path: the folder; it need not exist yet.
         resumed_from: the checkpoint's content, None for a fresh run.
     """
 
     path: Path
     resumed_from: dict[str, Any] | None
+
+    def make(self) -> None:
+        """Makes the folder, once nothing else stands against the run.
+
+        Raises:
+            ConfigError: it cannot be made or written.
+        """
+        try:
+            self.weights.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"train.output_dir: {self.path} cannot be made ({error.strerror}); choose another train.output_dir"
+            ) from error
+        for folder in (self.path, self.weights):
+            if not os.access(folder, os.W_OK):
+                raise ConfigError(f"train.output_dir: {folder} cannot be written to; choose another train.output_dir")
 
     @property
     def weights(self) -> Path:
@@ -46,10 +62,10 @@ class RunDirectory:
 
 
 def choose_run_directory(config: Config) -> RunDirectory:
-    """Finds or makes the run's folder by ``train.resume``, ``train.output_dir`` and ``train.name``.
+    """Finds the run's folder by ``train.resume``, ``train.output_dir`` and ``train.name``; makes nothing.
 
     Raises:
-        ConfigError: the folder cannot be written, or there is nothing to resume from.
+        ConfigError: there is nothing to resume from.
     """
     train = config.train
     content: dict[str, Any] | None = None
@@ -63,19 +79,16 @@ def choose_run_directory(config: Config) -> RunDirectory:
         source = source / "weights" / "last_ckpt.pt" if source.is_dir() else source
         content = read_checkpoint(source)
         path = source.resolve().parent.parent
+        if source.resolve().parent.name != "weights" or not (path / "config.yaml").is_file():
+            raise ConfigError(
+                f"train.resume: {source} is not in the `weights` folder of a run, so there is nowhere to go on; "
+                "give the run's own last_ckpt.pt or folder, or start a new run from it with train.weights"
+            )
     if content is not None and content["kind"] != "training":
         raise ConfigError(
             f"train.resume: {train.resume} is stripped to its weights, so there is no run to continue; "
             "resume from last_ckpt.pt, or start from these weights with train.weights"
         )
-    try:
-        (path / "weights").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"train.output_dir: {path} cannot be made ({error.strerror}); choose another train.output_dir"
-        ) from error
-    if not os.access(path / "weights", os.W_OK):
-        raise ConfigError(f"train.output_dir: {path} cannot be written to; choose another train.output_dir")
     return RunDirectory(path, content)
 
 
@@ -92,11 +105,8 @@ def config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> lis
 
 
 def _next_free(parent: Path, name: str) -> Path:
-    for number in count(1):
-        path = parent / (name if number == 1 else f"{name}{number}")
-        if not path.exists():
-            return path
-    raise AssertionError  # count() does not end
+    names = (name if number == 1 else f"{name}{number}" for number in count(1))
+    return next(path for path in (parent / name for name in names) if not os.path.lexists(path))
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

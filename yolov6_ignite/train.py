@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import multiprocessing
 import os
+import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 
 from yolov6_ignite.command import log_to_console, run_command
 from yolov6_ignite.config import Config
 from yolov6_ignite.config_file import load_config_with_origins
+from yolov6_ignite.errors import ConfigError
 
 __all__ = ["main"]
 
@@ -80,21 +85,50 @@ def _as_one_of_several(config: Config) -> int:
 
 
 def _spawn(config: Config) -> int:
+    import torch
     from ignite.distributed.launcher import Parallel
     from torch.multiprocessing.spawn import ProcessExitedException
 
     backend = _backend(config)
+    if backend == "nccl" and config.train.devices > torch.cuda.device_count():
+        raise ConfigError(
+            f"train.devices: {config.train.devices}, but there are {torch.cuda.device_count()} CUDA devices"
+        )
     port = int(os.environ.get("MASTER_PORT") or _free_port())
     try:
-        with Parallel(
-            backend, nproc_per_node=config.train.devices, master_addr="127.0.0.1", master_port=port
-        ) as parallel:
+        with (
+            _signals_passed_on(),
+            Parallel(
+                backend,
+                nproc_per_node=config.train.devices,
+                master_addr="127.0.0.1",
+                master_port=port,
+                timeout=COLLECTIVE_TIMEOUT,
+            ) as parallel,
+        ):
             parallel.run(_spawned_rank, config)
     except ProcessExitedException as error:
         if error.exit_code > 0:
             return error.exit_code
         raise
     return 0
+
+
+@contextmanager
+def _signals_passed_on() -> Iterator[None]:
+    """SIGTERM goes on to the ranks, which save and end; a terminal's Ctrl-C has reached them already."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        for rank in multiprocessing.active_children():
+            rank.terminate()
+
+    before = {signal.SIGTERM: signal.signal(signal.SIGTERM, pass_on)}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _spawned_rank(local_rank: int, config: Config) -> None:

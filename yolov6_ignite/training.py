@@ -12,12 +12,11 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
-from yolov6_ignite.checkpoint import write_checkpoint, write_text
+from yolov6_ignite.checkpoint import write_atomically, write_checkpoint, write_text
 from yolov6_ignite.compose import (
     Parts,
-    attach_configured_handlers,
+    configured_handlers,
     default_handlers,
     first_epoch_without_strong_augmentation,
 )
@@ -41,7 +40,7 @@ from yolov6_ignite.distributed import (
     wrap_for_ranks,
 )
 from yolov6_ignite.engine import create_trainer
-from yolov6_ignite.errors import ConfigError, UserError
+from yolov6_ignite.errors import ConfigError, NonFiniteError, StoppedError, UserError
 from yolov6_ignite.evaluation import CocoEvaluation
 from yolov6_ignite.handlers import HandlerSet, train_state
 from yolov6_ignite.losses import build_loss
@@ -50,6 +49,7 @@ from yolov6_ignite.optim import build_optimizer, build_schedule
 from yolov6_ignite.plots import draw_batch, save_image, training_curves
 from yolov6_ignite.random_state import random_state, seed_everything, set_random_state
 from yolov6_ignite.run_directory import RunDirectory, choose_run_directory, config_differences
+from yolov6_ignite.run_files import LazyWriter, RunLog
 from yolov6_ignite.weights import load_matching_weights
 
 __all__ = ["Training", "build_training"]
@@ -75,7 +75,8 @@ class Training:
         self.config = config
         self.device = device
         self.run_dir = directory.path
-        self._directory = directory
+        self._was_finished = directory.finished
+        self._started = False
         seed_everything(config.train.seed, deterministic=config.train.deterministic)
         dataset, train_index, val_index = _load_data(config)
         self.names = dataset.names
@@ -109,11 +110,11 @@ class Training:
             autocast_dtype=autocast_dtype(config.train.precision),
         )
         self._evaluation = CocoEvaluation(val_index, dataset, config, device=device)
-        self._writer = (
-            SummaryWriter(str(self.run_dir), purge_step=done // epoch_length + 1 if done else None)
-            if idist.get_rank() == 0
-            else None
-        )
+        own_handlers = configured_handlers(config)
+        if resumed:
+            self._refuse_other_run(resumed)
+        from_rank_zero(directory.make)  # only now: a refused run leaves nothing behind
+        self._writer = LazyWriter(self.run_dir, first_step=done // epoch_length + 1)
         self.handlers: HandlerSet = default_handlers(
             self.engine,
             config,
@@ -133,7 +134,9 @@ class Training:
                 writer=self._writer,
             ),
         )
-        attach_configured_handlers(self.handlers, config)
+        for name, handler in own_handlers:
+            self.handlers.add(name, handler)
+        self._resumed_average = resumed.get("ema")
         if resumed:
             self._load(resumed)
 
@@ -158,13 +161,18 @@ class Training:
             UserError: the run stopped before its end; ``exit_code`` and message say why. ``stopped.json`` in the
                 run's folder has both.
         """
+        if self._started:
+            raise RuntimeError("this run has been started before; build it again, with train.resume=auto to go on")
+        self._started = True
         first_rank = idist.get_rank() == 0
         stopped_file = self.run_dir / "stopped.json"
         if first_rank:
             stopped_file.unlink(missing_ok=True)
+            if self.engine.state.iteration == 0:
+                (self.run_dir / "timing.csv").unlink(missing_ok=True)  # of an attempt without a checkpoint
             write_text(self.run_dir / "config.yaml", dump_config(self.config))
         if self.finished_epochs >= self.config.train.epochs:
-            if first_rank and not self._directory.finished:
+            if first_rank and not self._was_finished and "strip" in self.handlers:
                 self.handlers["strip"].run()
             logger.info(
                 "%s is finished (%d epochs): nothing to resume; raise train.epochs to go on",
@@ -172,11 +180,13 @@ class Training:
                 self.finished_epochs,
             )
             return
+        if self._resumed_average is not None:  # once more: the handler that keeps it may have been replaced
+            self.ema_model.load_state_dict(self._resumed_average)
+            self._resumed_average = None
         with ExitStack() as stack:
             if first_rank:
-                (self._directory.weights / "final.pt").unlink(missing_ok=True)  # it says that a run is finished
-            if self._writer is not None:
-                stack.callback(self._writer.close)
+                (self.run_dir / "weights" / "final.pt").unlink(missing_ok=True)  # it says that a run is finished
+            stack.callback(self._writer.close)
             stack.callback(self._evaluation.loader.close)
             stack.callback(lambda: self.train_loader.close())  # the one after the cutoff, if there was one
             if "stop" in self.handlers:
@@ -187,8 +197,11 @@ class Training:
             write_text(stopped_file, json.dumps({"exit_code": request.exit_code, "reason": request.reason}) + "\n")
         idist.barrier()  # rank 0 is done with its files: a launcher ends all ranks when one has ended
         if request is not None:
-            error = UserError(f"stopped in epoch {self.engine.state.epoch}: {request.reason}")
-            error.exit_code = request.exit_code
+            kinds = {kind.exit_code: kind for kind in (NonFiniteError, StoppedError)}
+            error = kinds.get(request.exit_code, UserError)(
+                f"stopped in epoch {self.engine.state.epoch}: {request.reason}"
+            )
+            error.exit_code, error.on_all_ranks = request.exit_code, True
             raise error
 
     def state(self) -> dict[str, Any]:
@@ -212,7 +225,6 @@ class Training:
         }
 
     def _load(self, content: dict[str, Any]) -> None:
-        self._refuse_other_run(content)
         self.model.load_state_dict(content["model"])
         self.ema_model.load_state_dict(content["ema"])
         self.optimizer.load_state_dict(content["optimizer"])
@@ -225,6 +237,8 @@ class Training:
 
     def _refuse_other_run(self, content: dict[str, Any]) -> None:
         differences = config_differences(content["config"], self.config.model_dump(mode="json"))
+        if content["names"] != self.names:
+            differences.append(f"  class names: {content['names']} -> {self.names}")
         if content["data"] != self._fingerprints:
             differences.append("  the data set's files or labels have changed")
         if content["world_size"] != idist.get_world_size():
@@ -268,11 +282,14 @@ class Training:
         save_image(folder / "training.png", training_curves(train_state(self.engine).history))
 
     def _save(self, path: Path) -> None:
-        write_checkpoint(path, self.state(), keep_previous=path.name == "last_ckpt.pt")
+        state = self.state()  # on every rank: some of it is gathered
+        if idist.get_rank() == 0:
+            write_checkpoint(path, state, keep_previous=path.name == "last_ckpt.pt")
 
     def _keep_batch(self, batch: Any) -> str:
         path = self.run_dir / f"bad_batch_rank{idist.get_rank()}.pt"
-        write_checkpoint(path, {"images": batch.images, "targets": batch.targets, "paths": list(batch.paths)})
+        content = {"images": batch.images, "targets": batch.targets, "paths": list(batch.paths)}
+        write_atomically(path, lambda file: torch.save(content, file))
         return str(path)
 
 
@@ -298,9 +315,11 @@ def build_training(config: Config) -> Training:
     if directory.resumed_from is not None and config.train.precision == "auto":
         chosen = directory.resumed_from["config"]["train"]["precision"]
     config = config.model_copy(update={"train": config.train.model_copy(update={"precision": chosen})})
-    if idist.get_rank() == 0:
-        _log_to_file(directory.path / "train.log")
-    return Training(config, directory, device)
+    with RunLog() as log:
+        training = Training(config, directory, device)
+        if idist.get_rank() == 0:
+            log.write_to(directory.path / "train.log")
+    return training
 
 
 def _load_data(config: Config) -> tuple[DatasetFile, DatasetIndex, DatasetIndex]:
@@ -320,14 +339,3 @@ def _load_data(config: Config) -> tuple[DatasetFile, DatasetIndex, DatasetIndex]
 
     train, val = from_rank_zero(lambda: (index(dataset.train), index(dataset.val)))
     return dataset, train, val
-
-
-def _log_to_file(path: Path) -> None:
-    root = logging.getLogger("yolov6_ignite")
-    for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
-        root.removeHandler(handler)  # of a run built earlier in this process
-        handler.close()
-    file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root.addHandler(file)
-    root.setLevel(logging.INFO)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from pydantic import ValidationError
 from torch import nn
 
 from yolov6_ignite.checkpoint import averaged_weights, read_checkpoint
@@ -37,7 +38,12 @@ def load_model(weights: str | Path, *, deploy: bool = False) -> nn.Module:
 def load_model_and_config(weights: str | Path) -> tuple[Detector, Config]:
     """Like :func:`load_model`, with the configuration that the model was trained with."""
     content = read_checkpoint(Path(weights))
-    config = Config.model_validate(content["config"])
+    try:
+        config = Config.model_validate(content["config"])
+    except ValidationError as error:
+        raise ConfigError(
+            f"{weights}: its recipe is not one of this version ({error.error_count()} problems)"
+        ) from error
     model = build_model(config.model, len(content["names"]))
     try:
         model.load_state_dict(averaged_weights(content))

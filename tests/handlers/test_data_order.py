@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers import AugmentationCutoff, SamplerEpoch, register_train_events
+from yolov6_ignite.handlers import AugmentationCutoff, SamplerEpoch, TrainEvents, register_train_events
 
 
 class Sampler:
@@ -67,9 +67,17 @@ def test_cutoff_in_the_first_epoch_swaps_at_once() -> None:
     assert {batch[0] for batch in train(0, 1, Loader("strong"))} == {"weak"}
 
 
-def test_events_are_registered_with_counters() -> None:
+def test_filters_count_what_the_event_counts() -> None:
     engine = Engine(lambda engine, batch: None)
     register_train_events(engine)
-    assert engine.state.optimizer_step == 0
-    engine.run([0, 1], max_epochs=1)
-    assert Events.COMPLETED in engine._allowed_events
+    seen: list[int] = []
+    every_second = TrainEvents.OPTIMIZER_STEP_COMPLETED(every=2)
+    engine.add_event_handler(every_second, lambda engine: seen.append(engine.state.optimizer_step))
+
+    def step(engine: Engine) -> None:
+        engine.state.optimizer_step += 1
+        engine.fire_event(TrainEvents.OPTIMIZER_STEP_COMPLETED)
+
+    engine.add_event_handler(Events.ITERATION_COMPLETED, step)
+    engine.run([0] * 5, max_epochs=1)
+    assert seen == [2, 4]

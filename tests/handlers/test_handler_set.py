@@ -79,6 +79,29 @@ def test_states_go_by_name_and_a_new_handler_starts_fresh(engine: Engine) -> Non
     handlers.load_state_dict({"a": {"name": "saved"}, "gone": {"x": 1}})
     assert handlers["a"].loaded == {"name": "saved"}
     assert handlers["new"].loaded is None
+    handlers.replace("a", Recorder("A", [], Events.STARTED))  # after the states have come
+    assert handlers["a"].loaded == {"name": "saved"}
+
+
+def test_a_listed_handler_is_silent_and_so_is_what_replaces_it(engine: Engine) -> None:
+    calls: list[str] = []
+    handlers = HandlerSet(engine)
+    handlers.add("a", Recorder("a", calls, Events.ITERATION_COMPLETED), attach=False)
+    handlers.replace("a", Recorder("A", calls, Events.ITERATION_COMPLETED))
+    engine.run([0])
+    assert calls == []
+    handlers.remove("a")
+    assert "a" not in handlers
+
+
+def test_a_refused_replacement_changes_nothing(engine: Engine) -> None:
+    calls: list[str] = []
+    handlers = HandlerSet(engine)
+    handlers.add("a", Recorder("a", calls, Events.ITERATION_COMPLETED))
+    with pytest.raises(TypeError, match="no attach"):
+        handlers.replace("a", object())  # type: ignore[arg-type]
+    engine.run([0])
+    assert calls == ["a"]
 
 
 def test_wrong_use_is_refused(engine: Engine) -> None:

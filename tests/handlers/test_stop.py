@@ -49,11 +49,14 @@ def test_the_last_epoch_is_not_stripped_after_a_request() -> None:
     assert "completed" not in events
 
 
-def test_signals_are_given_back_and_the_second_ends_at_once() -> None:
+def test_signals_are_given_back_and_a_later_one_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     stop = StopOnRequest(signal_exit_code=75)
+    clock = iter([10.0, 10.5, 12.0])
+    monkeypatch.setattr("yolov6_ignite.handlers.stop.time.monotonic", lambda: next(clock))
     with stop.listening():
         os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)  # the same stop by another way
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before

@@ -82,6 +82,7 @@ class EvalDataset(Dataset[Sample]):
         index: images and labels.
         image_size: (height, width) that images are resized to fit in, and the samples' shape.
         shrink_px: images are resized to fit in so much less, on both axes.
+        on_bad_image: what to do when an image cannot be read any more.
         batch_size: of batches; needed with ``batch_shapes``.
         batch_shapes: shape of every batch, instead of ``image_size``.
     """
@@ -92,11 +93,12 @@ class EvalDataset(Dataset[Sample]):
         image_size: Shape,
         *,
         shrink_px: int = 0,
+        on_bad_image: Literal["skip", "error"] = "skip",
         batch_size: int = 1,
         batch_shapes: Sequence[Shape] | None = None,
     ) -> None:
         fit = (image_size[0] - shrink_px, image_size[1] - shrink_px)
-        self.source = ImageSource(index, fit, area=True)
+        self.source = ImageSource(index, fit, area=True, on_bad_image=on_bad_image)
         self._index = index
         self._image_size = image_size
         self._batch_size = batch_size

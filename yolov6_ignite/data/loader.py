@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import torch
@@ -110,6 +110,7 @@ def build_eval_loader(
     rect: bool = True,
     pad: float = 0.5,
     shrink_px: int = 0,
+    on_bad_image: Literal["skip", "error"] = "skip",
     workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
@@ -126,6 +127,7 @@ def build_eval_loader(
             ``image_size`` has two different sides.
         pad: added to both sides of rectangular batches, in strides.
         shrink_px: subtracted from the size that images are resized to.
+        on_bad_image: what to do when an image cannot be read any more.
         workers: processes.
         rank: takes batches ``rank``, ``rank + world_size``, ...; the last one where that is none, so that every rank
             evaluates (an image that comes twice counts once).
@@ -143,7 +145,9 @@ def build_eval_loader(
     keys = [SampleKey(i, 0, position) for position, i in enumerate(order)]
     batches = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
     share = batches[rank::world_size] or batches[-1:]
-    dataset = EvalDataset(index, size, shrink_px=shrink_px, batch_size=batch_size, batch_shapes=shapes)
+    dataset = EvalDataset(
+        index, size, shrink_px=shrink_px, on_bad_image=on_bad_image, batch_size=batch_size, batch_shapes=shapes
+    )
     return _loader(dataset, share, len(share), workers, world_size, pin_memory)
 
 
