@@ -58,10 +58,10 @@ def test_later_values_win_and_their_origins_are_known(tmp_path: Path) -> None:
 
 
 def test_override_values_are_yaml() -> None:
-    config = load_config("yolov6n", ["data.image_size=[320, 640]", "solver.lr0=1e-3", "data.rect=true"])
+    config = load_config("yolov6n", ["data.image_size=[320, 640]", "solver.lr0=1e-3", "data.recheck=true"])
     assert config.data.height_width == (320, 640)
     assert config.solver.lr0 == 1e-3
-    assert config.data.rect is True
+    assert config.data.recheck is True
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,11 @@ def test_bad_values_are_one_clear_message(override: str, message: str) -> None:
         load_config("yolov6n", [override])
     assert "pydantic" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_rectangular_batches_need_one_size() -> None:
+    with pytest.raises(ConfigError, match=r"data\.rect: true .* one number"):
+        load_config("yolov6n", ["data.image_size=[320, 640]", "data.rect=true"])
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,6 @@ ORDER = {
     ],
     TrainEvents.VALIDATION_STARTED: ["ema_buffers", "timing"],
     TrainEvents.VALIDATION_COMPLETED: [
-        "timing",
         "history",
         "best_checkpoint",
         "best_stop_aug_checkpoint",
