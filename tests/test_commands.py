@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -181,6 +182,29 @@ def test_evaluate_gives_what_the_log_printed(tiny_recipe: Path, capsys: pytest.C
     )
     assert evaluate.main([str(run / "weights" / "best_ckpt.pt"), "--data", str(other)]) == 2
     assert "detects 2 classes" in capsys.readouterr().err
+
+
+def test_evaluation_with_workers_ends(tiny_recipe: Path) -> None:
+    assert train.main([str(tiny_recipe), "train.epochs=1"]) == 0
+    weights = tiny_recipe.parent / "runs" / "run" / "weights" / "final.pt"
+    command = [sys.executable, "-m", "yolov6_ignite.evaluate", str(weights), "--workers", "2", "--device", "cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert result.returncode == 0, result.stderr
+    assert "AP50:95" in result.stdout
+
+
+def test_a_signal_to_the_whole_group_still_saves(tiny_recipe: Path) -> None:
+    command = [sys.executable, "-u", "-m", "yolov6_ignite.train", str(tiny_recipe), "train.epochs=300"]
+    overrides = ["eval.final_only=true", "data.workers=2", "train.resume=auto"]
+    with subprocess.Popen([*command, *overrides], stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("epoch 2/"):
+                os.killpg(process.pid, signal.SIGTERM)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == 75, rest
+    assert (tiny_recipe.parent / "runs" / "run" / "weights" / "last_ckpt.pt").exists()
 
 
 def test_one_console_script_has_all_commands(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     seconds: dict[str, float] = {}
     evaluation = CocoEvaluation(index, dataset, config, device=device, seconds=seconds)
     result = evaluation(model.to(device))
+    evaluation.loader.close()
     speed = {f"{stage}_ms": 1000 * s / len(index.paths) for stage, s in seconds.items()}
     print(result.table())
     print(result.per_class_table())

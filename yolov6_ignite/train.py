@@ -158,7 +158,7 @@ def _say_what_next(run_dir: Path) -> None:
     logger.info("weights:     %s", best)
     logger.info("plots:       %s", run_dir / "plots")
     logger.info("TensorBoard: tensorboard --logdir %s", run_dir)
-    logger.info("next:        python -m yolov6_ignite.evaluate %s", best)
+    logger.info("next:        %s -m yolov6_ignite.evaluate %s", sys.executable, best)
 
 
 if __name__ == "__main__":

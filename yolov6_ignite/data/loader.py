@@ -22,6 +22,8 @@ from yolov6_ignite.errors import ConfigError, DatasetError
 
 __all__ = ["BatchLoader", "build_eval_loader", "build_train_loader"]
 
+GRACE_S = 10  # that a worker lives on after SIGTERM
+
 
 class BatchLoader(DataLoader[Any]):
     """A data loader that can end its workers, and that reports an unusable data set without their traceback."""
@@ -172,5 +174,7 @@ def _loader(
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and schedulers signal the whole group: the run decides
-        signal.signal(number, signal.SIG_IGN)
+    # Ctrl-C and schedulers signal the whole group: the run is to end its step and save, so its workers live on a while.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(GRACE_S))
