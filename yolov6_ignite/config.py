@@ -137,7 +137,7 @@ class SolverConfig(Section):
     warmup_bias_lr: NonNegative = 0.1
     warmup_min_iterations: Count = 1000
     nominal_batch_size: PositiveInt = 64  # images in an optimizer step: smaller batches are accumulated up to it
-    reference_world_size: PositiveInt = 1  # devices of the recipe: see DESIGN rule 5.3 in the README
+    reference_world_size: PositiveInt = 1  # devices of the recipe: README, several devices
     reference_device_batch: PositiveInt = 32
 
 
