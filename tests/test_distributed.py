@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import os
 import socket
 import subprocess
@@ -130,6 +131,8 @@ def _rank(local_rank: int, recipe: str, overrides: list[str], steps: int, out: s
     weights = _train_steps(recipe, overrides, steps)
     if idist.get_rank() == 0:
         torch.save(weights, out)
+    gc.collect()  # the wrapped model's threads end before the process group, as in train.py
+    idist.barrier()
 
 
 @pytest.mark.parametrize("dfl", [False, True])
