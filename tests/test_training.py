@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -244,6 +245,31 @@ def test_a_replaced_handler_goes_on_from_the_checkpoint(tiny_recipe: Path) -> No
         engine.terminate(skip_completed=True)
 
     resumed.run()
+
+
+def test_without_an_average_a_resumed_run_keeps_its_own_weights(tiny_recipe: Path) -> None:
+    stop_after(build(tiny_recipe, "train.resume=auto"), 5)
+    saved = read_checkpoint(tiny_recipe.parent / "runs" / "run" / "weights" / "last_ckpt.pt")
+    resumed = build(tiny_recipe, "train.resume=auto")
+    resumed.handlers.remove("ema")
+
+    @resumed.engine.on(Events.STARTED)
+    def check(engine: Engine) -> None:
+        assert_equal(dict(resumed.model.state_dict()), dict(saved["model"]))
+        engine.terminate(skip_completed=True)
+
+    resumed.run()
+
+
+def test_an_image_that_turns_bad_ends_the_run(tiny_dataset: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_dataset.parent, tmp_path / "data")
+    training = build(tiny_recipe, f"data.dataset={tmp_path / 'data' / 'tiny.yaml'}", "data.on_bad_image=error")
+    for image in (tmp_path / "data" / "images" / "train").iterdir():
+        image.write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        training.run()
+    assert caught.value.exit_code == 3
+    assert '"exit_code": 3' in (training.run_dir / "stopped.json").read_text()
 
 
 DEFAULT_HANDLERS = sorted({name for names in ORDER.values() for name in names})

@@ -180,9 +180,9 @@ class Training:
                 self.finished_epochs,
             )
             return
-        if self._resumed_average is not None:  # once more: the handler that keeps it may have been replaced
-            self.ema_model.load_state_dict(self._resumed_average)
-            self._resumed_average = None
+        if self._resumed_average is not None and self.ema_model is not self.model:
+            self.ema_model.load_state_dict(self._resumed_average)  # once more: its handler may have been replaced
+        self._resumed_average = None
         with ExitStack() as stack:
             if first_rank:
                 (self.run_dir / "weights" / "final.pt").unlink(missing_ok=True)  # it says that a run is finished
@@ -191,18 +191,25 @@ class Training:
             stack.callback(lambda: self.train_loader.close())  # the one after the cutoff, if there was one
             if "stop" in self.handlers:
                 stack.enter_context(self.handlers["stop"].listening())
-            self.engine.run(self.train_loader, max_epochs=self.config.train.epochs, epoch_length=len(self.train_loader))
+            try:
+                self.engine.run(
+                    self.train_loader, max_epochs=self.config.train.epochs, epoch_length=len(self.train_loader)
+                )
+            except UserError as error:
+                if first_rank:
+                    _write_reason(stopped_file, error.exit_code, str(error))
+                raise
         request = train_state(self.engine).stop_request
         if request is not None and first_rank:
-            write_text(stopped_file, json.dumps({"exit_code": request.exit_code, "reason": request.reason}) + "\n")
+            _write_reason(stopped_file, request.exit_code, request.reason)
         idist.barrier()  # rank 0 is done with its files: a launcher ends all ranks when one has ended
         if request is not None:
             kinds = {kind.exit_code: kind for kind in (NonFiniteError, StoppedError)}
-            error = kinds.get(request.exit_code, UserError)(
+            stopped = kinds.get(request.exit_code, UserError)(
                 f"stopped in epoch {self.engine.state.epoch}: {request.reason}"
             )
-            error.exit_code, error.on_all_ranks = request.exit_code, True
-            raise error
+            stopped.exit_code, stopped.on_all_ranks = request.exit_code, True
+            raise stopped
 
     def state(self) -> dict[str, Any]:
         """The run's whole state as tensors and plain values, as a checkpoint holds it."""
@@ -320,6 +327,11 @@ def build_training(config: Config) -> Training:
         if idist.get_rank() == 0:
             log.write_to(directory.path / "train.log")
     return training
+
+
+def _write_reason(path: Path, exit_code: int, reason: str) -> None:
+    """What a launcher that knows only 0 and 1 cannot tell."""
+    write_text(path, json.dumps({"exit_code": exit_code, "reason": reason}) + "\n")
 
 
 def _load_data(config: Config) -> tuple[DatasetFile, DatasetIndex, DatasetIndex]:
