@@ -23,7 +23,7 @@ from yolov6_ignite.errors import ConfigError
 
 __all__ = ["main"]
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("yolov6_ignite.train")  # __name__ is __main__ under python -m
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the first pass over a large data set happens on one rank
 
