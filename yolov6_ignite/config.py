@@ -28,8 +28,10 @@ __all__ = [
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+CspRatio = Annotated[float, Field(gt=0, le=1)]  # hidden channels of a CSP stage as a part of its output
 
 
 class Section(BaseModel):
@@ -41,27 +43,44 @@ class Section(BaseModel):
 class BackboneConfig(Section):
     """Backbone stages before scaling (specification, models 2 and 4)."""
 
-    type: Literal["EfficientRep"]
+    type: Literal["EfficientRep", "EfficientRep6", "CSPBepBackbone", "CSPBepBackbone_P6", "Lite_EffiBackbone"]
     num_repeats: list[PositiveInt]
     out_channels: list[PositiveInt]
     fuse_P2: bool = False  # noqa: N815, the official key
     cspsppf: bool = False
+    csp_e: CspRatio | None = None
+    stage_block_type: Literal["BepC3", "MBLABlock"] = "BepC3"
+    scale_size: Annotated[float, Field(gt=0, le=1)] = 0.5  # Lite: hidden channels of a unit as a part of its output
 
 
 class NeckConfig(Section):
     """Neck stages before scaling (specification, models 2 and 5)."""
 
-    type: Literal["RepBiFPANNeck"]
-    num_repeats: list[PositiveInt]
-    out_channels: list[PositiveInt]
+    type: Literal[
+        "RepPANNeck",
+        "RepBiFPANNeck",
+        "RepPANNeck6",
+        "RepBiFPANNeck6",
+        "CSPRepPANNeck",
+        "CSPRepBiFPANNeck",
+        "CSPRepPANNeck_P6",
+        "CSPRepBiFPANNeck_P6",
+        "Lite_EffiNeck",
+    ]
+    num_repeats: list[PositiveInt] = []
+    out_channels: list[PositiveInt] = []
+    csp_e: CspRatio | None = None
+    stage_block_type: Literal["BepC3", "MBLABlock"] = "BepC3"
+    unified_channels: PositiveInt | None = None  # Lite: of every level
 
 
 class HeadConfig(Section):
     """Head and the loss settings that belong to it (specification, models 6)."""
 
-    type: Literal["EffiDeHead"] = "EffiDeHead"
-    num_layers: Literal[3] = 3
+    type: Literal["EffiDeHead", "Lite_EffideHead"] = "EffiDeHead"
+    num_layers: Literal[3, 4] = 3
     strides: list[PositiveInt] = [8, 16, 32]
+    anchors_init: list[list[Positive]] | None = None  # width, height, width, ... in pixels; a list a level
     atss_warmup_epoch: Count = 0
     iou_type: Literal["giou", "diou", "ciou", "siou"] = "giou"
     use_dfl: bool = False
@@ -78,12 +97,19 @@ class ModelConfig(Section):
     """The network."""
 
     type: str
-    depth_multiple: Annotated[float, Field(gt=0)]
-    width_multiple: Annotated[float, Field(gt=0)]
-    training_mode: Literal["repvgg", "conv_relu", "conv_silu"] = "repvgg"
+    depth_multiple: Positive = 1.0
+    width_multiple: Positive = 1.0
+    training_mode: Literal["repvgg", "qarepvgg", "qarepvggv2", "hyper_search", "repopt", "conv_relu", "conv_silu"] = (
+        "repvgg"
+    )
     backbone: BackboneConfig
     neck: NeckConfig
     head: HeadConfig
+
+    @property
+    def size_multiple(self) -> int:
+        """Pixels that both sides of an image must be a multiple of; the coarsest Lite level rounds up by itself."""
+        return 32 if self.backbone.type == "Lite_EffiBackbone" else max(self.head.strides)
 
 
 class DataConfig(Section):
@@ -128,7 +154,7 @@ class SolverConfig(Section):
 
     optim: Literal["SGD", "Adam"] = "SGD"
     lr_scheduler: Literal["Cosine", "Constant"] = "Cosine"
-    lr0: Annotated[float, Field(gt=0)] = 0.01
+    lr0: Positive = 0.01
     lrf: Probability = 0.01  # final learning rate as a fraction of lr0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.937
     weight_decay: NonNegative = 0.0005
@@ -219,12 +245,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
-        stride = max(self.model.head.strides)
+        multiple = self.model.size_multiple
         for key, size in (("data.image_size", self.data.image_size), ("eval.image_size", self.eval.image_size)):
             for side in (size,) if isinstance(size, int) else size or ():
-                if side % stride:
-                    up = -(-side // stride) * stride
-                    raise ValueError(f"{key}: {side} is not a multiple of the largest stride {stride}; use {up}")
+                if side % multiple:
+                    up = -(-side // multiple) * multiple
+                    raise ValueError(f"{key}: {side} is not a multiple of {multiple}, as this network needs; use {up}")
         last_n = self.augment.stop_last_n_epochs
         if last_n > self.train.epochs and (self.augment.mosaic > 0 or self.augment.mixup > 0):
             raise ValueError(

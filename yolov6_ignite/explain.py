@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from yolov6_ignite.compose import first_epoch_without_strong_augmentation
 from yolov6_ignite.config import Config
 from yolov6_ignite.data import build_index, load_dataset_file
@@ -46,10 +48,11 @@ def _plan(config: Config) -> list[str]:
             lines.append(f"  data: {images} training images, {num_classes} classes")
     except UserError as error:
         lines.append(f"  data: {error}")
-    model = build_model(config.model, num_classes)
+    with torch.device("meta"):  # shapes are enough
+        model = build_model(config.model, num_classes)
     lines.append(
         f"  model: {config.model.type}, {count_parameters(model):,} parameters; deployed "
-        f"{count_parameters(model.deploy()):,} and {gflops(model.deploy().eval(), height_width):.2f} GFLOPs "
+        f"{count_parameters(model.deploy()):,} and {gflops(model.deploy(), height_width):.2f} GFLOPs "
         f"at {height_width[0]} x {height_width[1]} px"
     )
     cutoff = first_epoch_without_strong_augmentation(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,84 +14,74 @@ from torch import nn
 
 from yolov6_ignite.config import ModelConfig
 from yolov6_ignite.errors import ConfigError
-from yolov6_ignite.models import build_model, count_parameters
-from yolov6_ignite.models.build import scale_channels, scale_repeats
+from yolov6_ignite.models import Detector, build_model, count_parameters
 
 MakeConfig = Callable[..., ModelConfig]
 
-REPEATS = [1, 6, 12, 18, 6, 12, 12, 12, 12]
-CHANNELS = [64, 128, 256, 512, 1024, 256, 128, 128, 256, 256, 512]
+FIXTURE = Path(__file__).resolve().parents[1] / "data" / "models" / "key_sets.json"
+KEY_SETS: dict[str, dict[str, Any]] = json.loads(FIXTURE.read_text())
+"""By RECIPE__HEAD: numbers of parameters, and the hash of the ordered list of keys and shapes."""
+
+TRAINING_ONLY = ("rbr_1x1", "rbr_identity", "conv_1x1", "scale_", ".bn", "proj")
 
 
-def shapes(model: nn.Module) -> list[tuple[str, list[int]]]:
-    return [(key, list(tensor.shape)) for key, tensor in model.state_dict().items()]
+def digest(items: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(items).encode()).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["yolov6n", "base__yolov6n_base"])
-def test_state_dict_is_the_published_one(
-    name: str, published_configs: dict[str, ModelConfig], read_fixture: Callable[[str], dict[str, Any]]
-) -> None:
-    expected = read_fixture(f"{name}__plain.state_dict")
-    model = build_model(published_configs[name], 80)
-    assert shapes(model) == list(expected["state_dict"].items())
-    assert count_parameters(model) == expected["parameters"]
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected["trainable"]
-    assert count_parameters(model.deploy()) == expected["deploy_parameters"]
+def published(name: str) -> list[Any]:
+    """Keys and shapes of the reference, where they are at hand."""
+    path = Path(__file__).resolve().parents[3] / "shared" / "spec" / "state_dicts" / f"{name}.json"
+    return list(json.loads(path.read_text())["state_dict"].items()) if path.is_file() else []
 
 
-def test_state_dict_of_the_small_model_is_the_published_one(shared: Path, model_config: MakeConfig) -> None:
-    expected = json.loads((shared / "spec" / "state_dicts" / "yolov6s__plain.json").read_text())
+def difference(name: str, own: list[Any]) -> str:
+    expected = published(name)
+    if not expected:
+        return "the reference's list is not here to compare with"
+    pairs = [f"{ours} instead of {theirs}" for ours, theirs in zip(own, expected, strict=False) if ours != theirs]
+    return f"{len(own)} entries instead of {len(expected)}; " + "; ".join(pairs[:5])
+
+
+@pytest.mark.parametrize("name", KEY_SETS)
+def test_state_dict_is_the_published_one(name: str, build_recipe: Callable[..., Detector]) -> None:
+    expected = KEY_SETS[name]
+    recipe, head = name.rsplit("__", 1)
     with torch.device("meta"):
-        model = build_model(model_config(type="YOLOv6s", width_multiple=0.5), 80)
-    assert shapes(model) == list(expected["state_dict"].items())
+        model = build_recipe(recipe.replace("__", "/"), head)
+    own = [(key, list(tensor.shape)) for key, tensor in model.state_dict().items()]
+    assert digest(own) == expected["sha256"], difference(name, own)
+
+    sizes = {key: parameter.numel() for key, parameter in model.named_parameters()}
+    trainable = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    assert sum(sizes.values()) == expected["parameters"]
+    # The reference leaves alpha out of the optimizer instead of freezing it.
+    frozen = sum(key.endswith(".alpha") for key in sizes)
+    assert sum(sizes[key] for key in trainable) == expected["trainable"] - frozen
 
 
-@pytest.mark.parametrize(
-    ("width", "expected"),
-    [
-        (0.25, [16, 32, 64, 128, 256, 64, 32, 32, 64, 64, 128]),
-        (0.375, [24, 48, 96, 192, 384, 96, 48, 48, 96, 96, 192]),
-        (0.5, [32, 64, 128, 256, 512, 128, 64, 64, 128, 128, 256]),
-        (0.75, [48, 96, 192, 384, 768, 192, 96, 96, 192, 192, 384]),
-        (1.0, CHANNELS),
-    ],
-)
-def test_width(width: float, expected: list[int], model_config: MakeConfig) -> None:
-    assert [scale_channels(c, width) for c in CHANNELS] == expected
+@pytest.mark.parametrize("name", [name for name in KEY_SETS if name.endswith("__plain")])
+def test_deployed_form_keeps_convolutions_only(name: str, build_recipe: Callable[..., Detector]) -> None:
     with torch.device("meta"):
-        built = dict(shapes(build_model(model_config(width_multiple=width, training_mode="conv_relu"), 4)))
-    assert built["backbone.stem.block.conv.weight"][0] == expected[0]
-    assert [built[f"backbone.ERBlock_{i}.0.block.conv.weight"][0] for i in (2, 3, 4, 5)] == expected[1:5]
-    layers = ("reduce_layer0", "reduce_layer1", "downsample2", "Rep_n3.conv1", "downsample1", "Rep_n4.conv1")
-    assert [built[f"neck.{layer}.block.conv.weight"][0] for layer in layers] == expected[5:]
-    assert [built[f"detect.cls_preds.{i}.weight"][1] for i in range(3)] == [expected[i] for i in (6, 8, 10)]
+        model = build_recipe(name.removesuffix("__plain").replace("__", "/"))
+    deployed = count_parameters(model.deploy())
+    constants = {key: tensor for key, tensor in model.named_parameters() if "proj" in key}
+    kept = {key: tensor for key, tensor in model.named_parameters() if not any(part in key for part in TRAINING_ONLY)}
+    biases = sum(len(kept[k]) for k in kept if kept[k].dim() == 4 and k.replace(".weight", ".bias") not in kept)
+    assert deployed == sum(tensor.numel() for tensor in (*kept.values(), *constants.values())) + biases
+    # The reference keeps the batch norms of the quantisable blocks and all of Lite's.
+    if any(part in name for part in ("lite", "repopt", "qarepvgg")):
+        assert deployed < KEY_SETS[name]["deploy_parameters"]
+    else:
+        assert deployed == KEY_SETS[name]["deploy_parameters"]
 
 
-@pytest.mark.parametrize(
-    ("depth", "expected"),
-    [
-        (0.33, [1, 2, 4, 6, 2, 4, 4, 4, 4]),
-        (0.6, [1, 4, 7, 11, 4, 7, 7, 7, 7]),
-        (0.7, [1, 4, 8, 13, 4, 8, 8, 8, 8]),
-        (0.8, [1, 5, 10, 14, 5, 10, 10, 10, 10]),
-        (1.0, REPEATS),
-    ],
-)
-def test_depth(depth: float, expected: list[int], model_config: MakeConfig) -> None:
-    assert [scale_repeats(r, depth) for r in REPEATS] == expected
-    with torch.device("meta"):
-        model = build_model(model_config(depth_multiple=depth), 4)
-    stages = [f"backbone.ERBlock_{level}.1" for level in (2, 3, 4, 5)]
-    stages += [f"neck.Rep_{name}" for name in ("p4", "p3", "n3", "n4")]
-    assert [1 + len(model.get_submodule(f"{stage}.block")) for stage in stages] == expected[1:]
+def test_hashes_are_those_of_the_published_lists(shared: Path) -> None:
+    lists = {path.stem: digest(published(path.stem)) for path in (shared / "spec" / "state_dicts").glob("*.json")}
+    assert lists == {name: numbers["sha256"] for name, numbers in KEY_SETS.items()}
 
 
-def test_stage_of_one_block_is_never_scaled_away() -> None:
-    assert scale_repeats(1, 0.01) == 1
-    assert scale_repeats(6, 0.01) == 1
-
-
-@pytest.mark.parametrize("mode", ["repvgg", "conv_relu", "conv_silu"])
+@pytest.mark.parametrize("mode", ["repvgg", "conv_relu", "conv_silu", "qarepvgg", "repopt", "hyper_search"])
 @pytest.mark.parametrize("cspsppf", [True, False])
 def test_every_variant_trains_and_predicts(mode: str, cspsppf: bool, model_config: MakeConfig) -> None:
     config = model_config(
@@ -110,40 +101,43 @@ def test_every_variant_trains_and_predicts(mode: str, cspsppf: bool, model_confi
     assert isinstance(neck_activation, nn.ReLU)
 
 
-def test_batch_norm_constants(yolov6n_config: ModelConfig) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "mode", "expected"),
+    [
+        ("yolov6n6", "conv_silu", nn.ReLU),  # unlike every other backbone of SiLU blocks
+        ("yolov6l6", "conv_silu", nn.SiLU),
+        ("yolov6m6", "repvgg", nn.ReLU),
+    ],
+)
+def test_activation_of_the_pooling_at_stride_64(
+    recipe: str, mode: str, expected: type[nn.Module], model_config: MakeConfig
+) -> None:
     with torch.device("meta"):
-        model = build_model(yolov6n_config, 4)
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert len(norms) == 128
+        model = build_model(model_config(recipe, training_mode=mode), 4)
+    assert {type(m) for m in model.backbone.ERBlock_6[2].modules() if isinstance(m, nn.ReLU | nn.SiLU)} == {expected}
+
+
+def test_batch_norm_constants(small_network: Detector) -> None:
+    norms = [m for m in small_network.modules() if isinstance(m, nn.BatchNorm2d)]
     assert {(m.eps, m.momentum) for m in norms} == {(1e-3, 0.03)}
 
 
-def test_activations_are_not_shared(model_config: MakeConfig) -> None:
+@pytest.mark.parametrize("recipe", ["yolov6l", "mbla/yolov6s_mbla", "yolov6_lite/yolov6_lite_s"])
+def test_activations_are_not_shared(recipe: str, model_config: MakeConfig) -> None:
+    """An activation that stands in two places would be replaced, hooked or quantised in both."""
     with torch.device("meta"):
-        model = build_model(model_config(training_mode="conv_silu"), 4)
-    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.bias is None and m.out_channels > 1]
-    activations = [m for m in model.modules() if isinstance(m, nn.ReLU | nn.SiLU)]  # modules() lists each once
-    assert len(activations) == len(convs)
+        model = build_model(model_config(recipe), 4)
+    places = [module for _, module in model.named_modules(remove_duplicate=False)]
+    activations = [module for module in places if isinstance(module, nn.ReLU | nn.SiLU | nn.Hardswish)]
+    assert activations
+    assert len(activations) == len(set(activations))
 
 
-@pytest.mark.parametrize("option", ["fuse_ab", "distill_ns"])
-def test_heads_that_are_not_available_are_refused(option: str, yolov6n_config: ModelConfig) -> None:
-    with pytest.raises(ConfigError, match=option):
-        build_model(yolov6n_config, 80, **{option: True})
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"backbone": {"fuse_P2": False}}, r"model\.backbone\.fuse_P2"),
-        ({"backbone": {"num_repeats": [1, 6, 12, 18]}}, r"model\.backbone\.num_repeats: 4 values.*needs 5"),
-        ({"neck": {"out_channels": [256, 128]}}, r"model\.neck\.out_channels: 2 values.*needs 6"),
-        ({"head": {"strides": [4, 8, 16]}}, r"model\.head\.strides"),
-    ],
-)
-def test_contradictions_are_refused(changes: dict[str, Any], message: str, model_config: MakeConfig) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build_model(model_config(**changes), 80)
+def test_stage_kind_of_backbone_and_neck_are_independent(model_config: MakeConfig) -> None:
+    with torch.device("meta"):
+        model = build_model(model_config("yolov6m", backbone={"stage_block_type": "MBLABlock"}), 4)
+    assert type(model.backbone.ERBlock_3[1]).__name__ == "MBLABlock"
+    assert type(model.neck.Rep_p4).__name__ == "BepC3"
 
 
 def test_a_detector_needs_a_class(yolov6n_config: ModelConfig) -> None:

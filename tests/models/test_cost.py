@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
 from yolov6_ignite.config import ModelConfig
-from yolov6_ignite.models import build_model, count_parameters, gflops
+from yolov6_ignite.models import Detector, build_model, count_parameters, gflops
 from yolov6_ignite.models.conv import ConvModule, Transpose
 
 
@@ -23,6 +25,13 @@ def test_costs_of_the_nano_model(yolov6n_config: ModelConfig) -> None:
 def test_two_operations_for_each_multiply_add() -> None:
     assert gflops(ConvModule(3, 8, 3, stride=2), (10, 20)) * 1e9 == 2 * 5 * 10 * 8 * 3 * 9
     assert gflops(Transpose(3, 4), 10) * 1e9 == 2 * 10 * 10 * 3 * 4 * 4
+
+
+def test_branches_for_training_cost_nothing_outside_it(build_recipe: Callable[..., Detector]) -> None:
+    plain, anchor_aided = (build_recipe("yolov6n", head, num_classes=3, small=True) for head in ("plain", "fuse_ab"))
+    assert gflops(anchor_aided, 64) == gflops(plain, 64)
+    assert count_parameters(anchor_aided) > count_parameters(plain)
+    assert count_parameters(anchor_aided.deploy()) == count_parameters(plain.deploy())
 
 
 def test_model_is_left_alone(yolov6n_config: ModelConfig) -> None:

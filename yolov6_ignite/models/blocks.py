@@ -1,4 +1,4 @@
-"""The stages that backbones and necks are made of (specification, models 3.3 and 3.4)."""
+"""What backbones and necks are made of: the basic blocks and the plain stage (specification, models 3.3, 3.4)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from yolov6_ignite.models.conv import ConvBNReLU, ConvBNSiLU, Transpose
-from yolov6_ignite.models.repvgg import RepVGGBlock
+from yolov6_ignite.models.linear_add import LinearAddBlock, RealVGGBlock
+from yolov6_ignite.models.repvgg import QARepVGGBlock, QARepVGGBlockV2, RepVGGBlock
 
-__all__ = ["BiFusion", "Block", "RepBlock", "Stage", "basic_block"]
+__all__ = ["BASIC_BLOCKS", "BiFusion", "Block", "RepBlock", "Stage", "unit_of"]
 
 Block = Callable[..., nn.Module]
 """A 3x3 unit: `block(in_channels, out_channels)`, or with `stride=2` to halve the size."""
@@ -18,19 +19,21 @@ Block = Callable[..., nn.Module]
 Stage = Callable[[int, int, int], nn.Module]
 """Several blocks of equal size: `stage(in_channels, out_channels, repeats)`."""
 
+BASIC_BLOCKS: dict[str, type[nn.Module]] = {
+    "repvgg": RepVGGBlock,
+    "qarepvgg": QARepVGGBlock,
+    "qarepvggv2": QARepVGGBlockV2,
+    "hyper_search": LinearAddBlock,
+    "repopt": RealVGGBlock,
+    "conv_relu": ConvBNReLU,
+    "conv_silu": ConvBNSiLU,
+}
+"""The 3x3 unit of every `model.training_mode`."""
 
-def basic_block(training_mode: str) -> type[nn.Module]:
-    """The 3x3 unit that `model.training_mode` names.
 
-    Raises:
-        KeyError: for a name that the configuration does not allow.
-    """
-    blocks: dict[str, type[nn.Module]] = {
-        "repvgg": RepVGGBlock,
-        "conv_relu": ConvBNReLU,
-        "conv_silu": ConvBNSiLU,
-    }
-    return blocks[training_mode]
+def unit_of(block: Block) -> type[ConvBNReLU | ConvBNSiLU]:
+    """The convolution unit that goes with a basic block: with SiLU beside SiLU blocks, with ReLU otherwise."""
+    return ConvBNSiLU if block is ConvBNSiLU else ConvBNReLU
 
 
 class RepBlock(nn.Module):

@@ -1,33 +1,28 @@
-"""From the model section of a configuration to a detector: scaling and assembly (specification, models 2 and 7)."""
+"""From the model section of a configuration to a detector (specification, models 7)."""
 
 from __future__ import annotations
 
 import functools
-import math
+from collections.abc import Sequence
+from typing import Literal
 
-from yolov6_ignite.config import ModelConfig
+from torch import nn
+
+from yolov6_ignite.config import HeadConfig, ModelConfig
 from yolov6_ignite.errors import ConfigError
-from yolov6_ignite.models.backbone import EfficientRep
-from yolov6_ignite.models.blocks import RepBlock, basic_block
+from yolov6_ignite.models.backbone import EfficientRep, LiteBackbone
+from yolov6_ignite.models.blocks import BASIC_BLOCKS, Block, RepBlock, Stage, unit_of
+from yolov6_ignite.models.consistency import check_model, head_strides
 from yolov6_ignite.models.conv import ConvBNReLU, ConvBNSiLU
+from yolov6_ignite.models.csp import BepC3, MBLABlock
 from yolov6_ignite.models.detector import Detector
 from yolov6_ignite.models.head import EffiDeHead
-from yolov6_ignite.models.neck import RepBiFPANNeck
+from yolov6_ignite.models.lite import DPBlock
+from yolov6_ignite.models.neck import LiteNeck, PathAggregationNeck
 from yolov6_ignite.models.pooling import CSPSPPF, SPPF
+from yolov6_ignite.models.scaling import scaled
 
-__all__ = ["build_model", "scale_channels", "scale_repeats"]
-
-STRIDES = [8, 16, 32]  # of the head's levels: five halvings, and the two finest maps have no head
-
-
-def scale_repeats(repeats: int, depth_multiple: float) -> int:
-    """Blocks in a stage after scaling; a single block stays single."""
-    return max(round(repeats * depth_multiple), 1) if repeats > 1 else repeats
-
-
-def scale_channels(channels: int, width_multiple: float) -> int:
-    """Channels after scaling, rounded up to a multiple of 8."""
-    return math.ceil(channels * width_multiple / 8) * 8
+__all__ = ["build_model"]
 
 
 def build_model(config: ModelConfig, num_classes: int, *, fuse_ab: bool = False, distill_ns: bool = False) -> Detector:
@@ -42,58 +37,80 @@ def build_model(config: ModelConfig, num_classes: int, *, fuse_ab: bool = False,
         distill_ns: predict distances both directly and as distributions, for self-distillation of N and S.
 
     Raises:
-        ConfigError: the section contradicts itself, or asks for a head that is not available.
+        ConfigError: the section contradicts itself, or the network has no such head.
     """
-    for option, wanted in (("fuse_ab", fuse_ab), ("distill_ns", distill_ns)):
-        if wanted:
-            raise ConfigError(f"{option}: this version has only the plain head; leave {option} off")
     if num_classes < 1:
         raise ConfigError(f"number of classes: {num_classes}; a detector needs at least one, see names in the data set")
-    _check(config)
-    channels = [scale_channels(c, config.width_multiple) for c in config.backbone.out_channels]
-    neck_channels = [scale_channels(c, config.width_multiple) for c in config.neck.out_channels]
-    repeats = [scale_repeats(r, config.depth_multiple) for r in config.backbone.num_repeats]
-    neck_repeats = [scale_repeats(r, config.depth_multiple) for r in config.neck.num_repeats]
+    check_model(config, fuse_ab=fuse_ab, distill_ns=distill_ns)
+    strides = head_strides(config)
+    backbone, neck, channels = (_lite if config.neck.type == "Lite_EffiNeck" else _pyramid)(scaled(config))
+    head = _head(config.head, channels, strides, num_classes, fuse_ab=fuse_ab, distill_ns=distill_ns)
+    return Detector(backbone, neck, head, strides=strides, size_multiple=config.size_multiple, num_classes=num_classes)
 
-    block = basic_block(config.training_mode)
-    stage = functools.partial(RepBlock, block=block)
-    pool = functools.partial(
-        CSPSPPF if config.backbone.cspsppf else SPPF, unit=ConvBNSiLU if block is ConvBNSiLU else ConvBNReLU
-    )
+
+def _pyramid(config: ModelConfig) -> tuple[nn.Module, nn.Module, Sequence[int]]:
+    """Backbone, neck and the channels of the neck's maps."""
+    block = BASIC_BLOCKS[config.training_mode]
+    channels, neck_channels = config.backbone.out_channels, config.neck.out_channels
+    # EfficientRep6 pools with ReLU even where its blocks have SiLU.
+    unit = ConvBNReLU if config.backbone.type == "EfficientRep6" else unit_of(block)
     backbone = EfficientRep(
         channels,
-        repeats[1:],  # the first number belongs to the stem, which is one block
+        config.backbone.num_repeats[1:],  # the first number belongs to the stem, which is one block
         block=block,
-        stage=stage,
-        pool=pool,
+        stage=_stage(block, config.backbone.stage_block_type, config.backbone.csp_e),
+        pool=functools.partial(CSPSPPF if config.backbone.cspsppf else SPPF, unit=unit),
         fuse_p2=config.backbone.fuse_P2,
     )
-    reduce0, reduce1, down0, out0, down1, out1 = neck_channels
-    neck = RepBiFPANNeck(
-        channels[1:],
-        reduce_channels=(reduce0, reduce1),
-        down_channels=(down0, down1),
-        out_channels=(out0, out1),
-        repeats=neck_repeats,
-        stage=stage,
+    if len(channels) == 6:
+        reduced, out = neck_channels[:3], neck_channels[3:]
+        down = [reduced[-1], *out[:-1]]
+    else:
+        reduced, down, out = neck_channels[:2], neck_channels[2::2], neck_channels[3::2]
+    neck = PathAggregationNeck(
+        channels[1 if config.backbone.fuse_P2 else 2 :],
+        reduce_channels=reduced,
+        down_channels=down,
+        out_channels=out,
+        repeats=config.neck.num_repeats,
+        stage=_stage(block, config.neck.stage_block_type, config.neck.csp_e),
+        bifusion=config.backbone.fuse_P2,
     )
-    head = EffiDeHead((reduce1, out0, out1), STRIDES, num_classes, config.head.reg_max)
-    return Detector(backbone, neck, head, strides=STRIDES, num_classes=num_classes)
+    return backbone, neck, (reduced[-1], *out)
 
 
-def _check(config: ModelConfig) -> None:
-    """Refuses what would fail, or be ignored, while building."""
-    for key, values, count in (
-        ("backbone.num_repeats", config.backbone.num_repeats, 5),
-        ("backbone.out_channels", config.backbone.out_channels, 5),
-        ("neck.num_repeats", config.neck.num_repeats, 4),
-        ("neck.out_channels", config.neck.out_channels, 6),
-    ):
-        if len(values) != count:
-            raise ConfigError(f"model.{key}: {len(values)} values; {config.backbone.type} needs {count}")
-    if not config.backbone.fuse_P2:
-        raise ConfigError(
-            f"model.backbone.fuse_P2: false, but {config.neck.type} needs the map of stride 4; set it to true"
-        )
-    if config.head.strides != STRIDES:
-        raise ConfigError(f"model.head.strides: {config.head.strides}; this network's strides are {STRIDES}")
+def _lite(config: ModelConfig) -> tuple[nn.Module, nn.Module, Sequence[int]]:
+    channels, unified = config.backbone.out_channels, config.neck.unified_channels
+    assert unified is not None
+    backbone = LiteBackbone(channels, config.backbone.num_repeats, hidden_ratio=config.backbone.scale_size)
+    return backbone, LiteNeck(channels[2:], unified), [unified] * 4
+
+
+def _stage(block: Block, csp_type: Literal["BepC3", "MBLABlock"], csp_ratio: float | None) -> Stage:
+    if csp_ratio is None:
+        return functools.partial(RepBlock, block=block)
+    return functools.partial(MBLABlock if csp_type == "MBLABlock" else BepC3, block=block, ratio=csp_ratio)
+
+
+def _head(
+    config: HeadConfig,
+    channels: Sequence[int],
+    strides: Sequence[int],
+    num_classes: int,
+    *,
+    fuse_ab: bool,
+    distill_ns: bool,
+) -> EffiDeHead:
+    if config.type == "Lite_EffideHead":
+        return EffiDeHead(channels, strides, num_classes, 0, stem=DPBlock, conv=DPBlock, projection=False)
+    anchors = [list(zip(a[::2], a[1::2], strict=True)) for a in config.anchors_init or []]
+    return EffiDeHead(
+        channels,
+        strides,
+        num_classes,
+        config.reg_max,
+        stem=lambda c: ConvBNSiLU(c, c, 1),
+        conv=lambda c: ConvBNSiLU(c, c, 3),
+        anchors=anchors if fuse_ab else None,
+        distances_beside=distill_ns,
+    )

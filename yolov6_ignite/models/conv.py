@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from yolov6_ignite.models.deploy import Fusable, fold_batch_norm, fused_conv
 
-__all__ = ["ConvBNReLU", "ConvBNSiLU", "ConvModule", "Transpose", "batch_norm"]
+__all__ = ["ConvBN", "ConvBNHS", "ConvBNReLU", "ConvBNSiLU", "ConvModule", "Transpose", "batch_norm"]
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
@@ -26,9 +26,11 @@ class ConvModule(Fusable):
         kernel_size: int,
         stride: int = 1,
         activation: nn.Module | None = None,
+        groups: int = 1,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         self.bn = batch_norm(out_channels)
         self.act = activation
 
@@ -44,27 +46,46 @@ class ConvModule(Fusable):
             self.bn = None
 
 
-class ConvBNReLU(nn.Module):
+class ConvBN(nn.Module):
+    """Convolution and batch norm, below the name that the published weights have for it."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, groups: int = 1
+    ) -> None:
+        super().__init__()
+        self.block = ConvModule(in_channels, out_channels, kernel_size, stride, self.activation(), groups)
+
+    @staticmethod
+    def activation() -> nn.Module | None:
+        """What follows the batch norm."""
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+class ConvBNReLU(ConvBN):
     """Convolution, batch norm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> None:
-        super().__init__()
-        self.block = ConvModule(in_channels, out_channels, kernel_size, stride, nn.ReLU(inplace=True))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
+    @staticmethod
+    def activation() -> nn.Module:
+        return nn.ReLU(inplace=True)
 
 
-class ConvBNSiLU(nn.Module):
+class ConvBNSiLU(ConvBN):
     """Convolution, batch norm, SiLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1) -> None:
-        super().__init__()
-        # Not in place: SiLU's gradient needs its input, so autograd would copy it first.
-        self.block = ConvModule(in_channels, out_channels, kernel_size, stride, nn.SiLU())
+    @staticmethod
+    def activation() -> nn.Module:
+        return nn.SiLU()  # not in place: its gradient needs its input, so autograd would copy it first
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
+
+class ConvBNHS(ConvBN):
+    """Convolution, batch norm, hard swish."""
+
+    @staticmethod
+    def activation() -> nn.Module:
+        return nn.Hardswish()  # not in place, as SiLU
 
 
 class Transpose(nn.Module):

@@ -31,7 +31,6 @@ def deployed(model: ModuleT) -> ModuleT:
 def _fuse(module: nn.Module) -> None:
     if isinstance(module, Fusable):
         module.fuse()
-        return
     for child in module.children():
         _fuse(child)
 

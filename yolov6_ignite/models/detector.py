@@ -19,11 +19,19 @@ class Detector(nn.Module):
         num_classes: number of classes.
         names: their names, "0", "1", ... until set.
         strides: stride of every level in pixels, the finest first.
-        stride: the largest of them; image sides must be multiples of it.
+        stride: the largest of them.
+        size_multiple: image sides must be multiples of this number of pixels.
     """
 
     def __init__(
-        self, backbone: nn.Module, neck: nn.Module, head: nn.Module, *, strides: Sequence[int], num_classes: int
+        self,
+        backbone: nn.Module,
+        neck: nn.Module,
+        head: nn.Module,
+        *,
+        strides: Sequence[int],
+        size_multiple: int,
+        num_classes: int,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -33,6 +41,7 @@ class Detector(nn.Module):
         self.names: list[str] = [str(index) for index in range(num_classes)]
         self.strides: list[int] = list(strides)
         self.stride: int = max(strides)
+        self.size_multiple = size_multiple
 
     def forward(self, images: Tensor) -> DetectorOutput | Tensor:
         """Detects objects in a batch of RGB images (batch, 3, height, width) in [0, 1].
@@ -42,11 +51,12 @@ class Detector(nn.Module):
             centre y, width, height in pixels, 1, class probabilities.
 
         Raises:
-            ValueError: a side of the images is not a multiple of the largest stride.
+            ValueError: a side of the images is not a multiple of `size_multiple`.
         """
         height, width = images.shape[-2:]
-        if height % self.stride or width % self.stride:
-            raise ValueError(f"images of {height} x {width} pixels: both sides must be multiples of {self.stride}")
+        multiple = self.size_multiple
+        if height % multiple or width % multiple:
+            raise ValueError(f"images of {height} x {width} pixels: both sides must be multiples of {multiple}")
         neck_maps = self.neck(self.backbone(images))
         output = self.detect(neck_maps)
         if isinstance(output, DetectorOutput):
