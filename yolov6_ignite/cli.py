@@ -1,4 +1,4 @@
-"""``yolov6-ignite COMMAND``: the commands of ``python -m yolov6_ignite.COMMAND``."""
+"""``yolov6-ignite COMMAND``: every command is the ``main`` of a module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from collections.abc import Sequence
 
 __all__ = ["main"]
 
-COMMANDS = {"train": "train a detector", "evaluate": "COCO average precision of a checkpoint"}
+COMMANDS = {  # name: module, what it does
+    "train": ("yolov6_ignite.train", "train a detector"),
+    "evaluate": ("yolov6_ignite.evaluate", "COCO average precision of a checkpoint"),
+    "convert": ("yolov6_ignite.convert", "official weights as a checkpoint of this project"),
+    "models": ("yolov6_ignite.family", "the models: size, cost and published accuracy"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = argparse.ArgumentParser(
         prog="yolov6-ignite",
-        epilog="\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items()),
+        epilog="\n".join(f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command", help="what to do; COMMAND --help tells more")
     command = parser.parse_args(arguments[:1]).command
-    return int(importlib.import_module(f"yolov6_ignite.{command}").main(arguments[1:]))
+    return int(importlib.import_module(COMMANDS[command][0]).main(arguments[1:]))

@@ -14,7 +14,15 @@ from pydantic import BaseModel, ValidationError
 from yolov6_ignite.config import Config
 from yolov6_ignite.errors import ConfigError
 
-__all__ = ["apply_overrides", "dump_config", "load_config", "load_config_with_origins", "recipe_path"]
+__all__ = [
+    "apply_overrides",
+    "dump_config",
+    "load_config",
+    "load_config_with_origins",
+    "parse_overrides",
+    "recipe_names",
+    "recipe_path",
+]
 
 COMMAND_LINE = "command line"
 
@@ -37,19 +45,30 @@ def load_config_with_origins(
 ) -> tuple[Config, dict[str, str]]:
     """Like :func:`load_config`, with ``{dotted key: "file:line" or "command line"}`` of every value that was set."""
     values, origins = _read_with_bases(recipe_path(path_or_recipe_name), ())
+    for key, value in parse_overrides(overrides).items():
+        _set(values, origins, key, value)
+    try:
+        return Config.model_validate(values), origins
+    except ValidationError as error:
+        raise ConfigError(_explain(error, origins, str(path_or_recipe_name))) from None
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """``section.key=value`` strings as {dotted key: value}; values are YAML.
+
+    Raises:
+        ConfigError: one is malformed.
+    """
+    values = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
             raise ConfigError(f"override {override!r}: expected section.key=value, for example train.epochs=50")
         try:
-            value = yaml.safe_load(text) if text.strip() else None
+            values[key.strip()] = yaml.safe_load(text) if text.strip() else None
         except (yaml.YAMLError, ValueError) as error:
             raise ConfigError(f"override {override!r}: the value is not YAML ({_first_line(error)})") from error
-        _set(values, origins, key.strip(), value)
-    try:
-        return Config.model_validate(values), origins
-    except ValidationError as error:
-        raise ConfigError(_explain(error, origins, str(path_or_recipe_name))) from None
+    return values
 
 
 def apply_overrides(config: Config, values: Mapping[str, Any]) -> Config:
@@ -72,19 +91,28 @@ def recipe_path(path_or_name: str | Path) -> Path:
     path = Path(path_or_name)
     if path.is_file():
         return path
-    shipped = resources.files("yolov6_ignite") / "configs"
-    root = Path(str(shipped)) if shipped.is_dir() else Path(__file__).resolve().parent.parent / "configs"
+    root = _recipe_folder()
     for candidate in (root / path, root / f"{path}.yaml"):
         if not path.is_absolute() and candidate.is_file():
             return candidate
     if path.exists():
         raise ConfigError(f"{path}: is not a file; give a YAML file or the name of a recipe")
-    names = sorted(
-        p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml") if p.parent.name != "data"
-    )
+    names = recipe_names()
     near = difflib.get_close_matches(path.with_suffix("").as_posix(), names, n=3)
     hint = f"did you mean {', '.join(near)}?" if near else f"recipes: {', '.join(names)}"
     raise ConfigError(f"{path}: there is no such configuration file or recipe; {hint}")
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, sorted: ``yolov6n``, ``mbla/yolov6s_mbla``."""
+    root = _recipe_folder()
+    paths = (path.relative_to(root) for path in root.rglob("*.yaml"))
+    return sorted(path.with_suffix("").as_posix() for path in paths if path.parts[0] != "data")
+
+
+def _recipe_folder() -> Path:
+    shipped = resources.files("yolov6_ignite") / "configs"
+    return Path(str(shipped)) if shipped.is_dir() else Path(__file__).resolve().parent.parent / "configs"
 
 
 def dump_config(config: Config) -> str:
