@@ -132,7 +132,8 @@ def test_an_output_directory_that_cannot_be_made(
 
 def test_bad_weights(tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"some": "thing"}, tmp_path / "foreign.pt")
-    for weights, message in (("foreign.pt", "not a checkpoint of this project"), ("missing.pt", "no such checkpoint")):
+    missing = "no such (checkpoint|weight file)"
+    for weights, message in (("foreign.pt", "not a checkpoint of this project"), ("missing.pt", missing)):
         refused([str(tiny_recipe), f"train.weights={tmp_path / weights}"], 2, message, capsys)
         refused([str(tiny_recipe), f"train.resume={tmp_path / weights}"], 2, message, capsys)
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +32,7 @@ __all__ = [
     "write_atomically",
     "write_checkpoint",
     "write_text",
+    "write_weights",
 ]
 
 FORMAT = "yolov6-ignite"
@@ -120,8 +122,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
         raise ConfigError(f"{path}: is not a checkpoint, or it is damaged ({error})") from error
     except pickle.UnpicklingError as error:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        asked = f" (it asks for {name[1]})" if name else ""
         raise ConfigError(
-            f"{path}: holds more than tensors and plain values, so it is not a checkpoint of this project; "
+            f"{path}: holds more than tensors and plain values{asked}, so it is not a checkpoint of this project; "
             "nothing in it was run"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -154,6 +158,25 @@ def averaged_weights(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
+def write_weights(
+    path: Path,
+    *,
+    state: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    names: Sequence[str],
+    metrics: Mapping[str, float],
+    epoch: int,
+) -> None:
+    """Writes a checkpoint of ``kind: weights``, in fp16.
+
+    Raises:
+        ConfigError: the file system refuses.
+    """
+    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    whole = {"kind": "weights", "model": half, "config": config, "names": list(names), "metrics": metrics}
+    write_checkpoint(path, {**whole, "epoch": epoch})
+
+
 def strip_checkpoint(source: Path, destination: Path) -> None:
     """Reduces a training checkpoint to its averaged weights in fp16; a stripped one stays as it is.
 
@@ -162,9 +185,7 @@ def strip_checkpoint(source: Path, destination: Path) -> None:
     """
     content = read_checkpoint(source)
     if content["kind"] == "training":
-        weights = {k: v.half() if v.is_floating_point() else v for k, v in content["ema"].items()}
         kept = {key: content[key] for key in ("config", "names", "metrics", "epoch")}
-        content = {"kind": "weights", "model": weights, **kept}
-    elif source == destination:
-        return
-    write_checkpoint(destination, content)
+        write_weights(destination, state=content["ema"], **kept)
+    elif source != destination:
+        write_checkpoint(destination, content)

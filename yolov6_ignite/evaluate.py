@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from yolov6_ignite.command import log_to_console, run_command
-from yolov6_ignite.config_file import apply_overrides
+from yolov6_ignite.config_file import apply_overrides, parse_overrides
 from yolov6_ignite.errors import ConfigError
 
 __all__ = ["main"]
@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="COCO average precision of a checkpoint. Sizes and thresholds are those of the training that "
         "it comes from, so best_ckpt.pt gives the AP that its log printed.",
     )
-    parser.add_argument("weights", help="a checkpoint: best_ckpt.pt, final.pt, last_ckpt.pt")
+    parser.add_argument("weights", help="best_ckpt.pt, final.pt, ..., or an official .pt (downloaded when missing)")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for example eval.shrink_px=4")
     parser.add_argument("--data", help="data set file; default: the one that the weights were trained on")
     parser.add_argument("--split", choices=("val", "test", "train"), default="val")
     parser.add_argument("--image-size", type=int, metavar="PX")
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a JSON file")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="write the plots into a folder")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     return run_command(lambda: _evaluate(options))
 
 
@@ -56,7 +57,12 @@ def _evaluate(options: argparse.Namespace) -> int:
         "data.workers": options.workers,
         "data.dataset": options.data,
     }
-    config = apply_overrides(config, {key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in given.items() if value is not None}
+    overrides = parse_overrides(options.overrides)
+    for key in overrides:
+        if not key.startswith(("eval.", "data.")):
+            raise ConfigError(f"{key}: has no meaning for evaluation; keys of eval and data can be set")
+    config = apply_overrides(config, {**overrides, **given})
     if config.data.dataset is None:
         raise ConfigError("--data is missing: give the data set file to evaluate on")
     device = resolve_device(options.device or "auto")

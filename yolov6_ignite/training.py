@@ -50,7 +50,7 @@ from yolov6_ignite.plots import draw_batch, save_image, training_curves
 from yolov6_ignite.random_state import random_state, seed_everything, set_random_state
 from yolov6_ignite.run_directory import RunDirectory, choose_run_directory, config_differences
 from yolov6_ignite.run_files import LazyWriter, RunLog
-from yolov6_ignite.weights import load_matching_weights
+from yolov6_ignite.weights import find_weights, load_matching_weights
 
 __all__ = ["Training", "build_training"]
 
@@ -89,7 +89,7 @@ class Training:
         self.model = build_model(config.model, len(self.names))
         self.model.names = list(self.names)
         if config.train.weights is not None and directory.resumed_from is None:
-            load_matching_weights(self.model, Path(config.train.weights))
+            load_matching_weights(self.model, from_rank_zero(lambda: find_weights(str(config.train.weights))))
         self.model.to(device).train()
         self.model.to(memory_format=memory_format(device))  # type: ignore[call-overload]
         self.optimizer = build_optimizer(config, self.model)
@@ -323,6 +323,11 @@ def build_training(config: Config) -> Training:
         chosen = directory.resumed_from["config"]["train"]["precision"]
     config = config.model_copy(update={"train": config.train.model_copy(update={"precision": chosen})})
     with RunLog() as log:
+        if config.model.training_mode == "repopt":
+            logger.warning(
+                "model.training_mode: repopt is trained here as a plain network, without the gradient masks of "
+                "RepOptimizer; expect a lower accuracy than was published"
+            )
         training = Training(config, directory, device)
         if idist.get_rank() == 0:
             log.write_to(directory.path / "train.log")

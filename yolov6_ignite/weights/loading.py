@@ -1,65 +1,103 @@
-"""Models from weight files, and weights into models."""
+"""Models from weight files, ours and officially released ones, and weights into models."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from yolov6_ignite.checkpoint import averaged_weights, read_checkpoint
-from yolov6_ignite.config import Config
+from yolov6_ignite.config import Config, DataConfig
+from yolov6_ignite.config_file import load_config
+from yolov6_ignite.data import load_dataset_file
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.models import Detector, build_model
+from yolov6_ignite.weights.download import find_weights
+from yolov6_ignite.weights.official import is_official, read_official
+from yolov6_ignite.weights.recognise import recognise
 
-__all__ = ["load_matching_weights", "load_model", "load_model_and_config"]
+__all__ = ["Weights", "load_matching_weights", "load_model", "load_model_and_config", "read_weights"]
 
 logger = logging.getLogger(__name__)
 
 
-def load_model(weights: str | Path, *, deploy: bool = False) -> nn.Module:
-    """The averaged model of a checkpoint, ready to predict: eval mode, fp32, on the CPU.
+@dataclass(frozen=True)
+class Weights:
+    """What a weight file holds, whoever wrote it.
+
+    Attributes:
+        path: the file.
+        state: averaged weights by their published names, fp32.
+        names: class names.
+        config: what the model was trained with; for an official file the recipe that has its network, or the
+            defaults with a network inferred from the weights.
+        metrics: accuracies that the file tells of itself.
+        epoch: finished epochs, 0 when the file does not say.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    names: list[str]
+    config: Config
+    metrics: Mapping[str, float]
+    epoch: int
+
+    def build(self) -> Detector:
+        """The model with these weights, in eval mode, without gradients, on the CPU.
+
+        Raises:
+            ConfigError: the weights do not fit their own recipe.
+        """
+        model = build_model(
+            self.config.model,
+            len(self.names),
+            fuse_ab="detect.cls_preds_ab.0.weight" in self.state,
+            distill_ns="detect.reg_preds_dist.0.weight" in self.state,
+        )
+        try:
+            model.load_state_dict(self.state)
+        except RuntimeError as error:
+            raise ConfigError(f"{self.path}: its weights do not fit their recipe ({error})") from error
+        model.names = list(self.names)
+        return model.eval().requires_grad_(False)
+
+
+def load_model(weights: str | Path, *, deploy: bool = False, recipe: str | Path | None = None) -> nn.Module:
+    """The averaged model of a weight file, ready to predict: eval mode, fp32, on the CPU.
 
     Args:
-        weights: a checkpoint of this project, whole or stripped.
+        weights: a checkpoint of this project, whole or stripped, or an official ``.pt`` of release 0.2, 0.3 or 0.4.
+            The name of an official file that is not there is downloaded into the user's cache folder.
         deploy: return the fused, re-parameterised copy.
+        recipe: the recipe of an official file, when it should not be inferred.
 
     Returns:
         A model with ``names`` (class names) and ``stride`` (the largest, in pixels).
 
     Raises:
-        ConfigError: the file is missing, damaged, or does not fit its own recipe.
+        ConfigError: the file is missing, damaged, asks for more than tensors and layers, or does not fit its recipe.
     """
-    model = load_model_and_config(weights)[0]
+    model = read_weights(weights, recipe=recipe).build()
     return model.deploy() if deploy else model
 
 
 def load_model_and_config(weights: str | Path) -> tuple[Detector, Config]:
     """Like :func:`load_model`, with the configuration that the model was trained with."""
-    content = read_checkpoint(Path(weights))
-    try:
-        config = Config.model_validate(content["config"])
-    except ValidationError as error:
-        raise ConfigError(
-            f"{weights}: its recipe is not one of this version ({error.error_count()} problems)"
-        ) from error
-    model = build_model(config.model, len(content["names"]))
-    try:
-        model.load_state_dict(averaged_weights(content))
-    except RuntimeError as error:
-        raise ConfigError(f"{weights}: its weights do not fit its own recipe ({error})") from error
-    model.names = list(content["names"])
-    return model.eval().requires_grad_(False), config
+    read = read_weights(weights)
+    return read.build(), read.config
 
 
-def load_matching_weights(model: nn.Module, weights: Path) -> None:
+def load_matching_weights(model: nn.Module, weights: str | Path) -> None:
     """Starts a model from other weights: entries of equal name and shape are taken, the rest is listed in the log.
 
     Raises:
-        ConfigError: the file is no checkpoint, or less than half of the model is in it: it is of another model.
+        ConfigError: the file holds no weights, or less than half of the model is in it: it is of another model.
     """
-    given = averaged_weights(read_checkpoint(weights))
+    given = read_weights(weights).state
     own = model.state_dict()
     taken = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
     if 2 * len(taken) < len(own):
@@ -72,3 +110,44 @@ def load_matching_weights(model: nn.Module, weights: Path) -> None:
     for title, keys in (("fresh", own.keys() - taken.keys()), ("not used", given.keys() - taken.keys())):
         if keys:
             logger.warning("train.weights: %d entries %s: %s", len(keys), title, ", ".join(sorted(keys)))
+
+
+def read_weights(weights: str | Path, *, recipe: str | Path | None = None) -> Weights:
+    """Reads a weight file of ours or an official one; nothing in it is run.
+
+    Arguments and errors are those of :func:`load_model`.
+    """
+    path = find_weights(weights)
+    if is_official(path):
+        return _read_official(path, recipe)
+    if recipe is not None:
+        raise ConfigError(f"{path}: carries its own recipe; leave {recipe} away")
+    content = read_checkpoint(path)
+    try:
+        config = Config.model_validate(content["config"])
+    except ValidationError as error:
+        raise ConfigError(f"{path}: its recipe is not one of this version ({error.error_count()} problems)") from error
+    return Weights(
+        path, averaged_weights(content), list(content["names"]), config, content["metrics"], content["epoch"]
+    )
+
+
+def _read_official(path: Path, recipe: str | Path | None) -> Weights:
+    official = read_official(path)
+    try:
+        recognised = recognise(official.state, classes=official.classes)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if recipe is not None:
+        config = load_config(recipe)
+    elif recognised.recipe is not None:
+        config = load_config(recognised.recipe).model_copy(update={"model": recognised.model})
+    else:
+        p6 = recognised.model.size_multiple > 32  # such networks were trained at twice the size
+        config = Config(model=recognised.model, data=DataConfig(image_size=1280 if p6 else 640))
+    logger.info("%s: %s", path, recipe or recognised.recipe or "a network of no recipe")
+    names = official.names
+    if names is None:  # a released file was trained on COCO
+        coco = load_dataset_file("coco", splits=()).names
+        names = coco if len(coco) == official.num_classes else [str(i) for i in range(official.num_classes)]
+    return Weights(path, official.state, names, config, metrics={}, epoch=0)
