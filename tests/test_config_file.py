@@ -90,7 +90,7 @@ def test_override_values_are_yaml() -> None:
         ("train.device=tpu", "auto, cpu, cuda, cuda:N or mps"),
         ("train.name=a/b", "single folder name"),
         ("train.devices=200", "data.batch_size: 128 is less than train.devices: 200"),
-        ("solver.optim=LAMB", "'SGD' or 'Adam'"),
+        ("solver.optim=LAMB", "'SGD', 'Adam' or 'AdamW'"),
         ("train.epochs", "expected section.key=value"),
         ("train.name=[", "the value is not YAML"),
     ],

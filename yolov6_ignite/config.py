@@ -17,6 +17,7 @@ __all__ = [
     "CheckpointConfig",
     "Config",
     "DataConfig",
+    "DistillConfig",
     "EvalConfig",
     "HeadConfig",
     "LoggingConfig",
@@ -102,6 +103,7 @@ class ModelConfig(Section):
     training_mode: Literal["repvgg", "qarepvgg", "qarepvggv2", "hyper_search", "repopt", "conv_relu", "conv_silu"] = (
         "repvgg"
     )
+    scales: str | None = None  # repopt: the checkpoint of the hyper-search stage; opened when training is built
     backbone: BackboneConfig
     neck: NeckConfig
     head: HeadConfig
@@ -117,13 +119,27 @@ class DataConfig(Section):
 
     dataset: str | None = None  # a data set YAML; `shapes` draws one
     image_size: PositiveInt | tuple[PositiveInt, PositiveInt] = 640  # pixels; one number or (height, width)
-    batch_size: PositiveInt = 32  # total over all devices
+    batch_size: PositiveInt | Literal["auto"] = 32  # total over all devices; auto: as many as memory_fraction holds
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] = 0.8  # of a device's memory, for batch_size: auto
     workers: Count = 8  # per device
     cache: Literal["none", "ram"] = "none"
     rect: bool = False  # train on rectangular batches: sorted by shape, not shuffled
     on_bad_label: Literal["skip", "error"] = "skip"
     on_bad_image: Literal["skip", "error"] = "skip"
     recheck: bool = False  # ignore the cached index and read every file again
+    class_weights: Literal["none", "inverse", "sqrt_inverse"] = "none"  # of the classification loss, by frequency
+    repeat_factor: Probability = 0.0  # classes in fewer than this part of the images: show those more often
+
+    @property
+    def images_per_batch(self) -> int:
+        """`batch_size`, once it is a number.
+
+        Raises:
+            ValueError: it is still ``auto``.
+        """
+        if self.batch_size == "auto":
+            raise ValueError("data.batch_size: auto has not been resolved yet")
+        return self.batch_size
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -152,8 +168,8 @@ class AugmentConfig(Section):
 class SolverConfig(Section):
     """Optimizer, schedule and warm-up (specification, training 4 and 5)."""
 
-    optim: Literal["SGD", "Adam"] = "SGD"
-    lr_scheduler: Literal["Cosine", "Constant"] = "Cosine"
+    optim: Literal["SGD", "Adam", "AdamW"] = "SGD"
+    lr_scheduler: Literal["Cosine", "Linear", "Constant"] = "Cosine"
     lr0: Positive = 0.01
     lrf: Probability = 0.01  # final learning rate as a fraction of lr0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.937
@@ -162,6 +178,7 @@ class SolverConfig(Section):
     warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     warmup_bias_lr: NonNegative = 0.1
     warmup_min_iterations: Count = 1000
+    max_gradient_norm: NonNegative = 0.0  # gradients are scaled down to it; 0: never
     nominal_batch_size: PositiveInt = 64  # images in an optimizer step: smaller batches are accumulated up to it
     reference_world_size: PositiveInt = 1  # devices of the recipe: README, several devices
     reference_device_batch: PositiveInt = 32
@@ -177,10 +194,16 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     deterministic: bool = False  # deterministic CUDA kernels: needed there for a bit-exact resume
     sync_bn: bool = False  # batch norm statistics over all CUDA devices
+    fuse_ab: bool = False  # anchor-aided training: a second head and loss, for training only
     weights: str | None = None  # start from these weights
+    freeze: list[str] = []  # modules that do not train: backbone, neck.Rep_p4, ...
     resume: str = "none"  # none, auto (continue output_dir/name) or a checkpoint
     output_dir: str = "runs/train"
     name: str = "exp"
+    time_limit: Positive | None = None  # hours; then the run stops and can be resumed
+    patience: Count = 0  # stop after so many evaluations without an improvement of AP; 0: never
+    minimum_change: NonNegative = 0.0  # of AP, to count as an improvement
+    profile: bool = False  # time every handler, and loading against computing
     max_bad_steps: PositiveInt = 16  # non-finite optimizer steps in a row before the run stops
 
     @field_validator("device")
@@ -213,6 +236,20 @@ class EvalConfig(Section):
     rect: bool = True  # rectangular batches, padded by half a stride
     verbose: bool = False  # a table by class in the log
     plots: bool = True
+    loss: bool = False  # also the training objective on the validation images
+
+
+class DistillConfig(Section):
+    """Self-distillation from a teacher (specification, training 11.8 and 11.9)."""
+
+    teacher: str | None = None  # its weights; with them distillation is on
+    temperature: Positive = 20.0
+    features: bool = False  # also compare the necks' maps, channel by channel
+    weights: dict[Literal["class", "dfl"], NonNegative] = {}  # 1 where nothing is given
+
+    def weight(self, term: Literal["class", "dfl"]) -> float:
+        """Weight of a distillation term."""
+        return self.weights.get(term, 1.0)
 
 
 class CheckpointConfig(Section):
@@ -228,6 +265,7 @@ class LoggingConfig(Section):
     train_batch_images: bool = False  # first batch of every epoch to TensorBoard
     prediction_images: bool = True
     interval: PositiveInt = 10  # iterations between progress updates: each reads the losses once
+    trackers: list[Literal["mlflow", "wandb", "clearml", "neptune"]] = []  # each needs its package
 
 
 class Config(Section):
@@ -241,7 +279,33 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     logging: LoggingConfig = LoggingConfig()
+    distill: DistillConfig = DistillConfig()
     handlers: list[dict[str, dict[str, Any] | None]] = []  # {"module:Class": {argument: value}}
+
+    @property
+    def distill_ns(self) -> bool:
+        """Whether distillation is that of N and S, whose head predicts distances beside their distribution."""
+        return self.distill.teacher is not None and self.model.type in {"YOLOv6n", "YOLOv6s"}
+
+    @model_validator(mode="after")
+    def _training_modes_fit(self) -> Config:
+        backbone, head = self.model.backbone.type, self.model.head
+        three_levels = head.num_layers == 3
+        if self.train.fuse_ab and (not three_levels or head.anchors_init is None):
+            lacks = "three levels" if not three_levels else "model.head.anchors_init"
+            raise ValueError(f"train.fuse_ab: true needs {lacks}; this network has none; set it to false")
+        if self.distill.teacher is None:
+            return self
+        if self.train.fuse_ab:
+            raise ValueError("distill.teacher and train.fuse_ab exclude each other; remove one of them")
+        if backbone in {"Lite_EffiBackbone", "EfficientRep6"}:
+            raise ValueError(f"distill.teacher: networks with {backbone} cannot be distilled; remove it")
+        if not head.use_dfl:
+            raise ValueError(
+                "distill.teacher: there are no distributions to compare; set model.head.use_dfl: true and "
+                "model.head.reg_max: 16"
+            )
+        return self
 
     @model_validator(mode="after")
     def _possible(self) -> Config:
@@ -257,7 +321,7 @@ class Config(Section):
                 f"augment.stop_last_n_epochs: {last_n} is longer than the run (train.epochs: {self.train.epochs}); "
                 "lower it, raise train.epochs, or set augment.mosaic and augment.mixup to 0"
             )
-        if self.data.batch_size < self.train.devices:
+        if self.data.batch_size != "auto" and self.data.batch_size < self.train.devices:
             raise ValueError(
                 f"data.batch_size: {self.data.batch_size} is less than train.devices: {self.train.devices}; "
                 "it is the total over all devices"

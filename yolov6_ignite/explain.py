@@ -75,7 +75,7 @@ def _plan(config: Config) -> list[str]:
     if images is None:
         lines.append("  learning rates: known once the data set is there")
         return lines
-    epoch_length = -(-images // config.data.batch_size)
+    epoch_length = -(-images // config.data.images_per_batch)
     schedule = build_schedule(config, epoch_length)
     lines.append(
         f"  {epoch_length} iterations an epoch, {epochs * epoch_length} in all; "

@@ -85,7 +85,7 @@ def build_train_loader(
                 f"not ({height}, {width}), or set data.rect: false"
             )
         order = aspect_order(index.sizes)
-        shapes = rectangular_shapes(index.sizes[order], data.batch_size, height, stride, pad=0.0)
+        shapes = rectangular_shapes(index.sizes[order], data.images_per_batch, height, stride, pad=0.0)
     dataset = TrainDataset(
         index,
         data.height_width,
@@ -94,11 +94,11 @@ def build_train_loader(
         mosaic=strong,
         cache=cache,
         on_bad_image=data.on_bad_image,
-        batch_size=data.batch_size,
+        batch_size=data.images_per_batch,
         batch_shapes=shapes,
     )
     sampler = EpochBatchSampler(
-        len(index), data.batch_size, seed, shuffle=not data.rect, order=order, rank=rank, world_size=world_size
+        len(index), data.images_per_batch, seed, shuffle=not data.rect, order=order, rank=rank, world_size=world_size
     )
     return _loader(dataset, sampler, len(sampler), data.workers, world_size, pin_memory)
 

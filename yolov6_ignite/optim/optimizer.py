@@ -40,7 +40,7 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
     """
     solver = config.solver
     norms, weights, biases = parameter_groups(model)
-    weight_decay = scaled_weight_decay(solver.weight_decay, config.data.batch_size, solver.nominal_batch_size)
+    weight_decay = scaled_weight_decay(solver.weight_decay, config.data.images_per_batch, solver.nominal_batch_size)
     groups = [
         {"params": norms, "weight_decay": 0.0},
         {"params": weights, "weight_decay": weight_decay},

@@ -91,9 +91,9 @@ def build_schedule(config: Config, epoch_length: int) -> Schedule:
     return Schedule(
         epochs=config.train.epochs,
         epoch_length=epoch_length,
-        batch_size=config.data.batch_size,
+        batch_size=config.data.images_per_batch,
         nominal_batch_size=solver.nominal_batch_size,
-        lr0=solver.lr0 * config.data.batch_size / reference_batch,
+        lr0=solver.lr0 * config.data.images_per_batch / reference_batch,
         lrf=solver.lrf,
         cosine=solver.lr_scheduler == "Cosine",
         momentum=solver.momentum,
