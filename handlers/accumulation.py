@@ -15,10 +15,10 @@ __all__ = ["GradientAccumulation"]
 class GradientAccumulation:
     """Steps the optimizer once a window of micro-batches is full; gradients are summed, not averaged.
 
-    Acts on ``BACKWARD_COMPLETED``, last of its listeners, on every rank. Fires ``OPTIMIZER_STEP_STARTED``; when a
-    listener sets ``engine.state.step_rejected`` the window's gradients are dropped, otherwise the step is taken
-    and ``OPTIMIZER_STEP_COMPLETED`` fires. The window is measured in iterations and goes on over an epoch's end;
-    while one is open its gradients are part of the state.
+    Acts on ``BACKWARD_COMPLETED``, last of its listeners, on every rank. Unscales the gradients and fires
+    ``OPTIMIZER_STEP_STARTED``; when a listener sets ``engine.state.step_rejected`` the window's gradients are
+    dropped, otherwise the step is taken and ``OPTIMIZER_STEP_COMPLETED`` fires. The window is measured in iterations
+    and goes on over an epoch's end; while one is open its gradients are part of the state.
 
     Args:
         optimizer: what steps.
@@ -44,6 +44,7 @@ class GradientAccumulation:
             return
         self.last_step = iteration
         state.step_rejected = False
+        self.scaler.unscale_(self.optimizer)
         engine.fire_event(TrainEvents.OPTIMIZER_STEP_STARTED)
         if not state.step_rejected:
             self.scaler.step(self.optimizer)

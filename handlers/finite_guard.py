@@ -28,7 +28,6 @@ class FiniteGuard:
     Args:
         model: the model in training, not wrapped.
         optimizer: its parameters' gradients are checked.
-        scaler: unscales the gradients first.
         max_bad_steps: rejected steps in a row that end the run.
         keep_batch: saves this rank's batch and returns where, for the message.
         exit_code: code of the stop request.
@@ -38,7 +37,6 @@ class FiniteGuard:
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
         *,
         max_bad_steps: int,
         keep_batch: Callable[[Any], str],
@@ -48,7 +46,6 @@ class FiniteGuard:
             raise ValueError(f"max_bad_steps should be at least 1, got {max_bad_steps}")
         self.model = model
         self.optimizer = optimizer
-        self.scaler = scaler
         self.max_bad_steps = max_bad_steps
         self.keep_batch = keep_batch
         self.exit_code = exit_code
@@ -59,7 +56,6 @@ class FiniteGuard:
         engine.add_event_handler(TrainEvents.OPTIMIZER_STEP_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
         largest = torch.stack(torch._foreach_norm(gradients, ord=float("inf"))) if gradients else torch.zeros(1)
         if bool(torch.isfinite(largest).all()):

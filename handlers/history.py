@@ -47,6 +47,7 @@ class History:
         if state.validation.get("epoch") == state.epoch:
             row |= {name: value for name, value in state.validation.items() if name != "epoch"}
         row |= {f"x/lr{index}": group["lr"] for index, group in enumerate(self.optimizer.param_groups)}
+        row |= engine.state.metrics
         self.rows[:] = [kept for kept in self.rows if kept["epoch"] < state.epoch] + [row]
         if self.path is not None:
             self.write(self.path, self.to_csv())

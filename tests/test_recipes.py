@@ -20,7 +20,7 @@ RECIPES = [name for name in recipe_names() if name not in OURS]
 FINETUNE = [name for name in RECIPES if name.endswith("_finetune")]
 
 # The reference's keys that our networks do not need, because the network itself tells (specification, models 1.1), and
-# those of distillation and quantisation, which are not a part of a recipe's model here.
+# those of other files than the recipe's own.
 NOT_OURS = {
     "model": {"pretrained", "scales"},
     "neck": {"in_channels"},
@@ -42,9 +42,10 @@ def comment(recipe: str) -> list[str]:
 
 
 def commands(recipe: str) -> dict[str, list[str]]:
-    """{"train": [arguments], "evaluate": [arguments]} of a recipe's comment."""
-    words = [line.split() for line in comment(recipe) if line.startswith("  yolov6-ignite ")]
-    return {command: arguments for _, command, *arguments in words}
+    """{"train": [arguments], "evaluate": [arguments]} of a recipe's comment; of several the first."""
+    text = "\n".join(comment(recipe)).replace("\\\n", " ")
+    words = [line.split() for line in text.splitlines() if line.startswith("  yolov6-ignite ")]
+    return {command: arguments for _, command, *arguments in reversed(words)}
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -65,6 +66,18 @@ def test_parses_and_survives_a_round_trip(recipe: str, tmp_path: Path) -> None:
     config = load_config(recipe)
     (tmp_path / "again.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "again.yaml") == config
+
+
+def test_every_training_command_parses() -> None:
+    modes = []
+    for recipe in RECIPES:
+        text = "\n".join(comment(recipe)).replace("\\\n", " ")
+        for line in text.splitlines():
+            if line.startswith("  yolov6-ignite train "):
+                config = load_config(line.split()[2], line.split()[3:])
+                modes.append((config.train.fuse_ab, config.distill.teacher is not None))
+    assert modes.count((True, False)) == 15
+    assert modes.count((False, True)) == 17
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -148,6 +161,8 @@ def test_values_are_the_references(recipe: str, shared: Path) -> None:
         expected = {key: value for key, value in section.items() if key not in NOT_OURS.get(name, set())}
         assert {key: mine[key] for key in expected} == expected
     assert config.model.training_mode == reference.get("training_mode", "repvgg")
+    for term, weight in (sections["head"].get("distill_weight") or {}).items():
+        assert config.distill.weights[term] == weight
 
     # What the reference leaves out is off, absent, or what its loss needs.
     absent: dict[str, dict[str, Any]] = {

@@ -22,7 +22,13 @@ from yolov6_ignite.errors import ConfigError, NonFiniteError, StoppedError
 from yolov6_ignite.optim import Schedule
 from yolov6_ignite.run_files import LazyWriter
 
-__all__ = ["Parts", "configured_handlers", "default_handlers", "first_epoch_without_strong_augmentation"]
+__all__ = [
+    "Parts",
+    "configured_handlers",
+    "configured_trackers",
+    "default_handlers",
+    "first_epoch_without_strong_augmentation",
+]
 
 MAP = "val/mAP@0.50:0.95"
 
@@ -32,12 +38,14 @@ class Parts:
     """What the default handlers work with.
 
     Attributes:
+        device: where the step runs.
         model: the model in training, not wrapped.
         optimizer: its parameter groups are (batch norm weights, other weights, biases).
         scaler: gradient scaler.
         schedule: learning rate, momentum and accumulation by iteration.
         make_loader_after_cutoff: the training loader without mosaic and mixup.
         evaluate: model to metrics by name.
+        evaluate_teacher: metrics of the teacher by name; None without one.
         draw_batch: training batch to an RGB image.
         draw_predictions: RGB images of the evaluation that has just been made.
         draw_plots: writes the plots of that evaluation into a folder.
@@ -45,14 +53,17 @@ class Parts:
         keep_batch: saves a batch that led to non-finite gradients; returns where.
         run_dir: the run's folder.
         writer: TensorBoard writer; used on rank 0 only.
+        trackers: experiment trackers by name; used on rank 0 only.
     """
 
+    device: torch.device
     model: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     schedule: Schedule
     make_loader_after_cutoff: Callable[[], Any]
     evaluate: Callable[[nn.Module], Mapping[str, float]]
+    evaluate_teacher: Callable[[], Mapping[str, float]] | None
     draw_batch: Callable[[Any], np.ndarray]
     draw_predictions: Callable[[], list[np.ndarray]]
     draw_plots: Callable[[Path], None]
@@ -60,6 +71,7 @@ class Parts:
     keep_batch: Callable[[Any], str]
     run_dir: Path
     writer: LazyWriter
+    trackers: Mapping[str, h.Tracker]
 
 
 def first_epoch_without_strong_augmentation(config: Config) -> int | None:
@@ -82,6 +94,10 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
     weights = parts.run_dir / "weights"
     cutoff = first_epoch_without_strong_augmentation(config)
 
+    if config.train.profile:  # before all that it times
+        handlers.add("profile", h.Profile(handlers, device=parts.device), attach=first_rank)
+    if parts.evaluate_teacher is not None:
+        handlers.add("teacher_accuracy", h.TeacherAccuracy(parts.evaluate_teacher))
     if cutoff is not None and cutoff <= config.train.epochs:
         handlers.add("augmentation_cutoff", h.AugmentationCutoff(cutoff, parts.make_loader_after_cutoff))
     handlers.add("sampler_epoch", h.SamplerEpoch())
@@ -91,12 +107,13 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
         h.FiniteGuard(
             parts.model,
             parts.optimizer,
-            parts.scaler,
             max_bad_steps=config.train.max_bad_steps,
             keep_batch=parts.keep_batch,
             exit_code=NonFiniteError.exit_code,
         ),
     )
+    if config.solver.max_gradient_norm:
+        handlers.add("gradient_clipping", h.GradientClipping(parts.optimizer, config.solver.max_gradient_norm))
     handlers.add(
         "accumulation",
         h.GradientAccumulation(
@@ -121,6 +138,11 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
     handlers.add(
         "history", h.History(parts.run_dir / "metrics.csv" if first_rank else None, parts.optimizer, write_text)
     )
+    if config.train.patience:
+        handlers.add(
+            "early_stopping",
+            h.EarlyStopping(MAP, patience=config.train.patience, minimum_change=config.train.minimum_change),
+        )
     handlers.add("best_checkpoint", h.BestCheckpoint(weights / "best_ckpt.pt", parts.save, metric=MAP))
     if cutoff is not None and cutoff <= config.train.epochs:
         handlers.add(
@@ -128,6 +150,8 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
             h.BestCheckpoint(weights / "best_stop_aug_ckpt.pt", parts.save, metric=MAP, first_epoch=cutoff, ties=False),
         )
     handlers.add("tensorboard", h.TensorBoardScalars(parts.writer), attach=first_rank)
+    for name, tracker in parts.trackers.items():
+        handlers.add(name, tracker, attach=first_rank)
     if config.logging.prediction_images:
         handlers.add("prediction_images", h.PredictionImages(parts.writer, parts.draw_predictions), attach=first_rank)
     if config.eval.plots:
@@ -140,9 +164,27 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
         "last_checkpoint",
         h.LastCheckpoint(weights / "last_ckpt.pt", parts.save, every_iterations=config.checkpoint.every_iterations),
     )
+    if config.train.time_limit is not None:
+        handlers.add(
+            "time_limit", h.TimeLimit(config.train.time_limit, exit_code=StoppedError.exit_code), attach=first_rank
+        )
     handlers.add("stop", h.StopOnRequest(signal_exit_code=StoppedError.exit_code))
     handlers.add("strip", h.StripCheckpoints(weights, strip_checkpoint), attach=first_rank)
     return handlers
+
+
+def configured_trackers(config: Config, run_name: str) -> dict[str, h.Tracker]:
+    """The ``logging.trackers`` by name; nothing is sent before the run starts.
+
+    Raises:
+        ConfigError: the package of one is not installed.
+    """
+    try:
+        return {
+            name: h.Tracker(name, config.model_dump(mode="json"), run_name=run_name) for name in config.logging.trackers
+        }
+    except ImportError as error:
+        raise ConfigError(f"logging.trackers: {error}") from error
 
 
 def configured_handlers(config: Config) -> list[tuple[str, h.Handler]]:

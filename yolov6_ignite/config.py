@@ -203,6 +203,7 @@ class TrainConfig(Section):
     time_limit: Positive | None = None  # hours; then the run stops and can be resumed
     patience: Count = 0  # stop after so many evaluations without an improvement of AP; 0: never
     minimum_change: NonNegative = 0.0  # of AP, to count as an improvement
+    find_lr: bool = False  # search a learning rate in a hundred steps and end
     profile: bool = False  # time every handler, and loading against computing
     max_bad_steps: PositiveInt = 16  # non-finite optimizer steps in a row before the run stops
 
@@ -245,11 +246,12 @@ class DistillConfig(Section):
     teacher: str | None = None  # its weights; with them distillation is on
     temperature: Positive = 20.0
     features: bool = False  # also compare the necks' maps, channel by channel
-    weights: dict[Literal["class", "dfl"], NonNegative] = {}  # 1 where nothing is given
+    weights: dict[Literal["class", "dfl"], NonNegative] = {"class": 1.0, "dfl": 1.0}
 
-    def weight(self, term: Literal["class", "dfl"]) -> float:
-        """Weight of a distillation term."""
-        return self.weights.get(term, 1.0)
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _with_defaults(cls, value: Any) -> Any:
+        return {"class": 1.0, "dfl": 1.0, **value} if isinstance(value, dict) else value
 
 
 class CheckpointConfig(Section):

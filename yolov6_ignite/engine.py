@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import ignite.distributed as idist
 import torch
@@ -16,15 +16,23 @@ from yolov6_ignite.data import Batch
 from yolov6_ignite.distributed import memory_format
 from yolov6_ignite.handlers import TrainEvents, register_train_events, train_state
 from yolov6_ignite.metrics import non_max_suppression, rescale_to_native
+from yolov6_ignite.models import Detector, DetectorOutput
 
-__all__ = ["create_evaluator", "create_trainer", "to_model_input"]
+__all__ = ["create_evaluator", "create_trainer", "no_teacher", "to_model_input"]
 
 
 class Loss(Protocol):
     """What :func:`yolov6_ignite.build_loss` returns."""
 
     def __call__(
-        self, output: Any, targets: Tensor, *, epoch: int, max_epochs: int, image_size: tuple[int, int]
+        self,
+        output: Any,
+        targets: Tensor,
+        *,
+        epoch: int,
+        max_epochs: int,
+        image_size: tuple[int, int],
+        teacher: DetectorOutput | None = None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]: ...
 
 
@@ -34,6 +42,10 @@ def to_model_input(images: Tensor, device: torch.device) -> Tensor:
     return moved.to(torch.float32, memory_format=memory_format(device)).div_(255)
 
 
+def no_teacher(images: Tensor) -> None:
+    """What a loss that does not distil compares with."""
+
+
 def create_trainer(
     model: nn.Module,
     loss: Loss,
@@ -41,6 +53,7 @@ def create_trainer(
     *,
     device: torch.device,
     autocast_dtype: torch.dtype | None,
+    teacher: Callable[[Tensor], DetectorOutput | None] = no_teacher,
 ) -> Engine:
     """An engine whose step is forward, loss and backward; everything else is attached to it.
 
@@ -50,6 +63,7 @@ def create_trainer(
         scaler: gradient scaler, disabled where the precision needs none.
         device: where the model is.
         autocast_dtype: bfloat16 or float16, None for fp32.
+        teacher: gives the predictions that a distilling loss compares with.
 
     Returns:
         An engine over :class:`yolov6_ignite.data.Batch` whose output is the detached loss terms by name.
@@ -61,12 +75,14 @@ def create_trainer(
         images = to_model_input(batch.images, device)
         with torch.autocast(device.type, dtype=autocast_dtype, enabled=autocast_dtype is not None):
             output = model(images)
+            taught = teacher(images)
         total, items = loss(
             output,
             batch.targets,
             epoch=state.epoch - 1,
             max_epochs=state.max_epochs,
             image_size=(images.shape[-2], images.shape[-1]),
+            teacher=taught,
         )
         scaler.scale(total * undo_averaging).backward()
         engine.fire_event(TrainEvents.BACKWARD_COMPLETED)
@@ -83,6 +99,7 @@ def create_evaluator(
     *,
     device: torch.device,
     seconds: dict[str, float] | None = None,
+    observe: Callable[[DetectorOutput, Batch], None] | None = None,
 ) -> Engine:
     """An engine whose step predicts and brings the detections back to the images' own pixels.
 
@@ -91,6 +108,8 @@ def create_evaluator(
         settings: thresholds.
         device: where the model is.
         seconds: the seconds spent are added to it by stage (preprocess, inference, nms), which waits for the device.
+        observe: is given every batch and the raw predictions that its detections come from, in inference mode; the
+            model must then be a :class:`yolov6_ignite.models.Detector`.
 
     Returns:
         An engine over :class:`yolov6_ignite.data.Batch` whose output is ``(indices, detections)``: the images'
@@ -107,7 +126,10 @@ def create_evaluator(
         started = now()
         images = to_model_input(batch.images, device)
         moved = now()
-        predictions = get_model()(images)
+        if observe is None:
+            predictions = get_model()(images)
+        else:
+            predictions, output = cast(Detector, get_model()).detect_with_output(images)
         predicted = now()
         kept = non_max_suppression(
             predictions,
@@ -127,6 +149,8 @@ def create_evaluator(
         for found, letterbox in zip(kept, batch.letterbox, strict=True):
             found = found.cpu()
             detections.append(torch.cat((rescale_to_native(found[:, :4], letterbox), found[:, 4:]), 1))
+        if observe is not None:
+            observe(output, batch)
         return batch.indices, detections
 
     return Engine(step)

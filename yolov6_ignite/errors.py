@@ -34,6 +34,6 @@ class NonFiniteError(UserError):
 
 
 class StoppedError(UserError):
-    """The run was stopped by a signal and can be resumed (exit code 75)."""
+    """The run was stopped by a signal or its time limit and can be resumed (exit code 75)."""
 
     exit_code = 75

@@ -19,6 +19,7 @@ from yolov6_ignite.data.image import BadImageError, read_image
 from yolov6_ignite.engine import create_evaluator
 from yolov6_ignite.metrics import CocoGroundTruth, CocoMeanAveragePrecision, CocoResult
 from yolov6_ignite.plots import draw_detections, precision_recall_curve, save_image, top_detections
+from yolov6_ignite.validation_loss import ValidationLoss
 
 __all__ = ["CocoEvaluation"]
 
@@ -36,10 +37,12 @@ class CocoEvaluation:
         config: sizes and thresholds of its ``eval`` section.
         device: where the models are.
         seconds: the seconds spent are added to it by stage.
+        class_weights: (number of classes,) those of the training objective, for ``eval.loss``.
 
     Attributes:
         engine: the Ignite evaluator.
         result: of the last evaluation.
+        losses: means of the loss terms in the last evaluation; empty without ``eval.loss``.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class CocoEvaluation:
         *,
         device: torch.device,
         seconds: dict[str, float] | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         settings = config.eval
         self.names = dataset.names
@@ -75,10 +79,20 @@ class CocoEvaluation:
         else:
             truth = CocoGroundTruth.from_index(index.sizes, index.labels, dataset.names)
         self.result: CocoResult | None = None
+        self.losses: dict[str, float] = {}
         self._model: nn.Module | None = None
         self._first_batch: tuple[Tensor, list[Tensor]] | None = None
         self.metric = CocoMeanAveragePrecision(truth)
-        self.engine = create_evaluator(self._current_model, settings, device=device, seconds=seconds)
+        self._loss: ValidationLoss | None = None
+        if settings.loss:
+            self._loss = ValidationLoss(config, len(dataset.names), class_weights=class_weights)
+        self.engine = create_evaluator(
+            self._current_model,
+            settings,
+            device=device,
+            seconds=seconds,
+            observe=None if self._loss is None else self._loss.update,
+        )
         self.engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self._keep_first_batch)
         self.engine.add_event_handler(
             Events.ITERATION_COMPLETED, lambda engine: self.metric.update(engine.state.output)
@@ -89,20 +103,24 @@ class CocoEvaluation:
         was_training = model.training
         self._model = model.eval()
         self.metric.reset()
+        if self._loss is not None:
+            self._loss.reset()
         self.engine.run(self.loader)
         model.train(was_training)
         self.result = self.metric.compute()
+        self.losses = {} if self._loss is None else self._loss.compute()
         self.engine.state.metrics["coco"] = self.result
         if self.verbose and idist.get_rank() == 0:
             logger.info("%s\n%s", self.result.table(), self.result.per_class_table())
         return self.result
 
     def scalars(self) -> dict[str, float]:
-        """The last result as numbers by name, as metrics.csv has them."""
+        """The last result and losses as numbers by name, as metrics.csv has them."""
         assert self.result is not None
         numbers = self.result.to_json()
         kept = ("mAP@0.5", "mAP@0.50:0.95", "AP75", "APsmall", "APmedium", "APlarge", "AR100")
-        return {f"val/{name}": float(numbers[name]) for name in kept}
+        accuracy = {f"val/{name}": float(numbers[name]) for name in kept}
+        return accuracy | {f"val/{name}_loss": value for name, value in self.losses.items()}
 
     def prediction_images(self) -> list[np.ndarray]:
         """The first images with their best predictions (specification, training 9), RGB."""

@@ -72,9 +72,9 @@ def _plan(config: Config) -> list[str]:
     lines.append(f"  evaluation after epochs: {', '.join(map(str, evaluated))}")
     last_n = config.checkpoint.last_n_epochs
     lines.append("  checkpoints: last (every epoch), best" + (f", and of the last {last_n} epochs" if last_n else ""))
-    if images is None:
-        lines.append("  learning rates: known once the data set is there")
-        return lines
+    if images is None or config.data.batch_size == "auto":
+        missing = "the data set is there" if images is None else "data.batch_size: auto has been measured"
+        return [*lines, f"  learning rates: known once {missing}"]
     epoch_length = -(-images // config.data.images_per_batch)
     schedule = build_schedule(config, epoch_length)
     lines.append(

@@ -18,7 +18,10 @@ __all__ = ["RunDirectory", "choose_run_directory", "config_differences"]
 
 logger = logging.getLogger(__name__)
 
-MAY_DIFFER = ("train.epochs", "train.device", "train.devices", "data.workers", "data.cache", "data.recheck")
+MAY_DIFFER = (
+    *("train.epochs", "train.device", "train.devices", "data.workers", "data.cache", "data.recheck"),
+    *("train.time_limit", "train.patience", "train.minimum_change", "train.profile", "data.memory_fraction"),
+)
 SECTIONS_THAT_MAY_DIFFER = ("eval.", "logging.", "checkpoint.")
 SAYS_WHERE = ("train.resume", "train.output_dir", "train.name")
 

@@ -61,6 +61,9 @@ def _on_this_rank(config: Config) -> int:
 
     log_to_console(logging.INFO if idist.get_rank() == 0 else logging.ERROR)
     training = build_training(config)
+    if config.train.find_lr:
+        training.find_learning_rate()
+        return 0
     training.run()
     if idist.get_rank() == 0:
         _say_what_next(training.run_dir)

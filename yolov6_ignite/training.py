@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from contextlib import ExitStack
@@ -13,24 +14,19 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
+from yolov6_ignite.batch_size import find_batch_size
 from yolov6_ignite.checkpoint import write_atomically, write_checkpoint, write_text
 from yolov6_ignite.compose import (
     Parts,
     configured_handlers,
+    configured_trackers,
     default_handlers,
     first_epoch_without_strong_augmentation,
 )
 from yolov6_ignite.config import Config
 from yolov6_ignite.config_file import dump_config
-from yolov6_ignite.data import (
-    BatchLoader,
-    DatasetFile,
-    DatasetIndex,
-    RamCache,
-    build_index,
-    build_train_loader,
-    load_dataset_file,
-)
+from yolov6_ignite.data import BatchLoader, load_dataset_file
+from yolov6_ignite.distillation import build_teacher
 from yolov6_ignite.distributed import (
     autocast_dtype,
     from_rank_zero,
@@ -39,18 +35,26 @@ from yolov6_ignite.distributed import (
     resolve_precision,
     wrap_for_ranks,
 )
-from yolov6_ignite.engine import create_trainer
+from yolov6_ignite.engine import create_trainer, no_teacher
 from yolov6_ignite.errors import ConfigError, NonFiniteError, StoppedError, UserError
 from yolov6_ignite.evaluation import CocoEvaluation
-from yolov6_ignite.handlers import HandlerSet, train_state
+from yolov6_ignite.handlers import (
+    EarlyStopping,
+    HandlerSet,
+    LearningRateCurve,
+    SamplerEpoch,
+    Tracker,
+    find_learning_rate,
+    train_state,
+)
 from yolov6_ignite.losses import build_loss
-from yolov6_ignite.models import build_model
 from yolov6_ignite.optim import build_optimizer, build_schedule
 from yolov6_ignite.plots import draw_batch, save_image, training_curves
 from yolov6_ignite.random_state import random_state, seed_everything, set_random_state
 from yolov6_ignite.run_directory import RunDirectory, choose_run_directory, config_differences
 from yolov6_ignite.run_files import LazyWriter, RunLog
-from yolov6_ignite.weights import find_weights, load_matching_weights
+from yolov6_ignite.starting_model import build_starting_model
+from yolov6_ignite.training_data import TrainingData
 
 __all__ = ["Training", "build_training"]
 
@@ -65,7 +69,6 @@ class Training:
         evaluator: the Ignite engine of evaluation.
         model: the model in training, not wrapped.
         optimizer: its parameter groups are (batch norm weights, other weights, biases).
-        train_loader: what the run reads now; another after the cutoff.
         handlers: by name, in the order in which they act.
         config: the resolved configuration.
         run_dir: the run's folder.
@@ -78,39 +81,38 @@ class Training:
         self._was_finished = directory.finished
         self._started = False
         seed_everything(config.train.seed, deterministic=config.train.deterministic)
-        dataset, train_index, val_index = _load_data(config)
-        self.names = dataset.names
-        self._fingerprints = {"train": train_index.fingerprint, "val": val_index.fingerprint}
-        self._train_index = train_index
-        keep_images = config.data.cache == "ram"
-        copies = idist.get_nproc_per_node()
-        self._cache = RamCache(train_index, config.data.height_width, copies=copies) if keep_images else None
+        self._data = TrainingData(config, pin_memory=device.type == "cuda")
+        self.names = self._data.names
 
-        self.model = build_model(config.model, len(self.names))
-        self.model.names = list(self.names)
-        if config.train.weights is not None and directory.resumed_from is None:
-            load_matching_weights(self.model, from_rank_zero(lambda: find_weights(str(config.train.weights))))
+        self.model, scales = build_starting_model(config, self.names, resumed=directory.resumed_from is not None)
         self.model.to(device).train()
         self.model.to(memory_format=memory_format(device))  # type: ignore[call-overload]
-        self.optimizer = build_optimizer(config, self.model)
+        self.optimizer = build_optimizer(config, self.model, scales)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16")
 
         resumed = directory.resumed_from or {}
         done = int(resumed["engine"]["iteration"]) if resumed else 0
-        self.train_loader = self._make_loader(strong=True)
         epoch_length = len(self.train_loader)
         cutoff = first_epoch_without_strong_augmentation(config)
         if cutoff is not None and done // epoch_length + 1 >= cutoff:
-            self.train_loader = self._make_loader(strong=False)
-        self.engine = create_trainer(
+            self._data.cut_off_augmentation()
+        class_weights = self._data.class_weights
+        teacher = build_teacher(config, self.model, device)
+        self._make_engine = functools.partial(
+            create_trainer,
             wrap_for_ranks(self.model, device, sync_bn=config.train.sync_bn),
-            build_loss(config, len(self.names)),
+            build_loss(config, len(self.names), class_weights=class_weights).to(device),
             self.scaler,
             device=device,
             autocast_dtype=autocast_dtype(config.train.precision),
+            teacher=teacher or no_teacher,
         )
-        self._evaluation = CocoEvaluation(val_index, dataset, config, device=device)
+        self.engine = self._make_engine()
+        self._evaluation = CocoEvaluation(
+            self._data.val_index, self._data.dataset, config, device=device, class_weights=class_weights
+        )
         own_handlers = configured_handlers(config)
+        trackers = configured_trackers(config, directory.path.name)
         if resumed:
             self._refuse_other_run(resumed)
         from_rank_zero(directory.make)  # only now: a refused run leaves nothing behind
@@ -119,12 +121,14 @@ class Training:
             self.engine,
             config,
             Parts(
+                device=device,
                 model=self.model,
                 optimizer=self.optimizer,
                 scaler=self.scaler,
                 schedule=build_schedule(config, epoch_length),
-                make_loader_after_cutoff=self._swap_loader,
+                make_loader_after_cutoff=self._data.cut_off_augmentation,
                 evaluate=self._evaluate,
+                evaluate_teacher=None if teacher is None else lambda: self._evaluate(teacher.model),
                 draw_batch=lambda batch: draw_batch(batch.images, batch.targets, batch.paths, self.names),
                 draw_predictions=self._evaluation.prediction_images,
                 draw_plots=self._draw_plots,
@@ -132,6 +136,7 @@ class Training:
                 keep_batch=self._keep_batch,
                 run_dir=self.run_dir,
                 writer=self._writer,
+                trackers=trackers,
             ),
         )
         for name, handler in own_handlers:
@@ -139,6 +144,11 @@ class Training:
         self._resumed_average = resumed.get("ema")
         if resumed:
             self._load(resumed)
+
+    @property
+    def train_loader(self) -> BatchLoader:
+        """What the run reads now; another after the cutoff."""
+        return self._data.loader
 
     @property
     def evaluator(self) -> Engine:
@@ -171,13 +181,17 @@ class Training:
             if self.engine.state.iteration == 0:
                 (self.run_dir / "timing.csv").unlink(missing_ok=True)  # of an attempt without a checkpoint
             write_text(self.run_dir / "config.yaml", dump_config(self.config))
-        if self.finished_epochs >= self.config.train.epochs:
+        early = self.handlers.get("early_stopping")
+        why = f", {early.reason}" if isinstance(early, EarlyStopping) and early.stopped else ""
+        if why or self.finished_epochs >= self.config.train.epochs:
             if first_rank and not self._was_finished and "strip" in self.handlers:
                 self.handlers["strip"].run()
             logger.info(
-                "%s is finished (%d epochs): nothing to resume; raise train.epochs to go on",
+                "%s is finished (%d epochs%s): nothing to resume; raise %s to go on",
                 self.run_dir,
                 self.finished_epochs,
+                why,
+                "train.patience" if why else "train.epochs",
             )
             return
         if self._resumed_average is not None and self.ema_model is not self.model:
@@ -188,6 +202,9 @@ class Training:
                 (self.run_dir / "weights" / "final.pt").unlink(missing_ok=True)  # it says that a run is finished
             stack.callback(self._writer.close)
             stack.callback(self._evaluation.loader.close)
+            for handler in self.handlers.values():
+                if isinstance(handler, Tracker):
+                    stack.callback(handler.close)
             stack.callback(lambda: self.train_loader.close())  # the one after the cutoff, if there was one
             if "stop" in self.handlers:
                 stack.enter_context(self.handlers["stop"].listening())
@@ -211,6 +228,35 @@ class Training:
             stopped.exit_code, stopped.on_all_ranks = request.exit_code, True
             raise stopped
 
+    def find_learning_rate(self) -> LearningRateCurve:
+        """Tries rising learning rates on the first batches, logs a suggestion for ``solver.lr0``, changes nothing.
+
+        The curve is written to ``learning_rate.csv`` in the run's folder.
+
+        Raises:
+            ConfigError: the loss falls at none of them, or there are several ranks.
+        """
+        solver, images = self.config.solver, self.config.data.images_per_batch
+        engine = self._make_engine()
+        SamplerEpoch().attach(engine)
+        try:
+            curve = find_learning_rate(
+                engine,
+                self.train_loader,
+                self.optimizer,
+                self.scaler,
+                restore=[self.model],
+                per_lr0=images / (solver.reference_world_size * solver.reference_device_batch),
+                window=max(1, round(solver.nominal_batch_size / images)),
+            )
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(f"train.find_lr: {error}") from error
+        finally:
+            self.train_loader.close()
+        rows = [f"{lr:.6g},{loss:.6g}" for lr, loss in zip(curve.learning_rates, curve.losses, strict=True)]
+        write_text(self.run_dir / "learning_rate.csv", "\n".join(["solver.lr0,loss", *rows]) + "\n")
+        return curve
+
     def state(self) -> dict[str, Any]:
         """The run's whole state as tensors and plain values, as a checkpoint holds it."""
         state = train_state(self.engine)
@@ -228,7 +274,7 @@ class Training:
             "handlers": self.handlers.state_dict(),
             "random": random_state(),
             "world_size": idist.get_world_size(),
-            "data": self._fingerprints,
+            "data": self._data.fingerprints,
         }
 
     def _load(self, content: dict[str, Any]) -> None:
@@ -246,7 +292,7 @@ class Training:
         differences = config_differences(content["config"], self.config.model_dump(mode="json"))
         if content["names"] != self.names:
             differences.append(f"  class names: {content['names']} -> {self.names}")
-        if content["data"] != self._fingerprints:
+        if content["data"] != self._data.fingerprints:
             differences.append("  the data set's files or labels have changed")
         if content["world_size"] != idist.get_world_size():
             differences.append(f"  number of ranks: {content['world_size']} -> {idist.get_world_size()}")
@@ -259,26 +305,6 @@ class Training:
                 f"{self.run_dir}: this is not the run that its checkpoint is of:\n" + "\n".join(differences) + "\n"
                 "undo the changes to resume it, or start a new run (train.resume=none)"
             )
-
-    def _make_loader(self, *, strong: bool) -> BatchLoader:
-        config = self.config
-        return build_train_loader(
-            self._train_index,
-            config.data,
-            config.augment,
-            seed=config.train.seed,
-            strong=strong,
-            rank=idist.get_rank(),
-            world_size=idist.get_world_size(),
-            stride=max(config.model.head.strides),
-            cache=self._cache,
-            pin_memory=self.device.type == "cuda",
-        )
-
-    def _swap_loader(self) -> BatchLoader:
-        self.train_loader.close()
-        self.train_loader = self._make_loader(strong=False)
-        return self.train_loader
 
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
         self._evaluation(model)
@@ -322,37 +348,25 @@ def build_training(config: Config) -> Training:
     if directory.resumed_from is not None and config.train.precision == "auto":
         chosen = directory.resumed_from["config"]["train"]["precision"]
     config = config.model_copy(update={"train": config.train.model_copy(update={"precision": chosen})})
+    if config.data.batch_size == "auto":
+        config = _with_batch_size(config, directory, device)
     with RunLog() as log:
-        if config.model.training_mode == "repopt":
-            logger.warning(
-                "model.training_mode: repopt is trained here as a plain network, without the gradient masks of "
-                "RepOptimizer; expect a lower accuracy than was published"
-            )
         training = Training(config, directory, device)
         if idist.get_rank() == 0:
             log.write_to(directory.path / "train.log")
     return training
 
 
+def _with_batch_size(config: Config, directory: RunDirectory, device: torch.device) -> Config:
+    """``data.batch_size: auto`` as a number: what fits, or what the resumed run has."""
+    if directory.resumed_from is not None:
+        images = directory.resumed_from["config"]["data"]["batch_size"]
+    else:
+        names = from_rank_zero(lambda: load_dataset_file(str(config.data.dataset))).names
+        images = find_batch_size(config, names, device) * idist.get_world_size()
+    return config.model_copy(update={"data": config.data.model_copy(update={"batch_size": images})})
+
+
 def _write_reason(path: Path, exit_code: int, reason: str) -> None:
     """What a launcher that knows only 0 and 1 cannot tell."""
     write_text(path, json.dumps({"exit_code": exit_code, "reason": reason}) + "\n")
-
-
-def _load_data(config: Config) -> tuple[DatasetFile, DatasetIndex, DatasetIndex]:
-    data = config.data
-    assert data.dataset is not None
-    name = data.dataset
-    dataset = from_rank_zero(lambda: load_dataset_file(name))
-
-    def index(directories: list[Path]) -> DatasetIndex:
-        return build_index(
-            directories,
-            dataset.names,
-            on_bad_label=data.on_bad_label,
-            on_bad_image=data.on_bad_image,
-            recheck=data.recheck,
-        )
-
-    train, val = from_rank_zero(lambda: (index(dataset.train), index(dataset.val)))
-    return dataset, train, val

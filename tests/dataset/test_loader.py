@@ -20,6 +20,7 @@ from yolov6_ignite.data import (
     build_index,
     build_train_loader,
 )
+from yolov6_ignite.data.class_balance import image_repeat_factors
 from yolov6_ignite.data.loader import BatchLoader
 from yolov6_ignite.errors import ConfigError, DatasetError
 
@@ -108,6 +109,30 @@ def test_rectangular_training(index: DatasetIndex) -> None:
     assert not torch.equal(first[0].images, second[0].images)
     with pytest.raises(ConfigError, match=r"data\.rect"):
         train_loader(index, rect=True, image_size=(64, 96))
+
+
+def test_images_with_rare_classes_come_more_often(index: DatasetIndex) -> None:
+    # Class 2 is in one image of seven (the fourth): sqrt(0.9 / (1 / 7)) = 2.51 times; class 1 in three, 1.45 times.
+    options = {"repeat_factor": 0.9, "augment": AugmentConfig(mosaic=0)}
+    loader = train_loader(index, **options)
+    factors = image_repeat_factors(index, 0.9)
+    assert len(loader) == -(-round(factors.sum()) // 3)
+    shown = [epoch(loader, number) for number in range(30)]
+    assert {len(batches) for batches in shown} == {len(loader)}
+    times = np.bincount([i for batches in shown for batch in batches for i in batch.indices.tolist()])
+    np.testing.assert_allclose(times / 30, factors, atol=0.25)
+    images = {batch.images[row].numpy().tobytes() for batch in shown[0] for row in range(len(batch.images))}
+    assert len(images) == round(factors.sum())  # augmented anew each time
+    assert_same(shown[3], epoch(train_loader(index, workers=2, **options), 3))
+    assert_same(shown[3][2:], epoch(loader, 3, start_step=2))
+    shares = [epoch(train_loader(index, rank=rank, world_size=2, batch_size=4, **options), 1) for rank in (0, 1)]
+    for whole, left, right in zip(epoch(train_loader(index, batch_size=4, **options), 1), *shares, strict=True):
+        assert torch.equal(whole.images, torch.cat([left.images, right.images])[: len(whole.images)])
+
+
+def test_rectangular_batches_cannot_repeat_images(index: DatasetIndex) -> None:
+    with pytest.raises(ConfigError, match=r"data\.repeat_factor: 0\.5 .* data\.rect: true needs fixed batches; set"):
+        train_loader(index, rect=True, repeat_factor=0.5)
 
 
 def test_training_on_a_size_of_two_sides(index: DatasetIndex) -> None:

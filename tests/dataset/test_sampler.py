@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -71,3 +73,43 @@ def test_without_shuffling_the_order_is_fixed() -> None:
 def test_impossible_sizes_are_refused(arguments: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match=r"at least 1|less than world_size"):
         EpochBatchSampler(*arguments, world_size=2)
+
+
+REPEATS = st.lists(st.floats(1, 4), min_size=1, max_size=30).map(np.array)
+
+
+@given(repeats=REPEATS, batch=SIZES["batch"], world=SIZES["world"], epoch=SIZES["epoch"])
+def test_repeated_images_fill_epochs_of_one_length(repeats: np.ndarray, batch: int, world: int, epoch: int) -> None:
+    n, total = len(repeats), round(float(repeats.sum()))
+    whole = batches(EpochBatchSampler(n, batch, 7, repeats=repeats), epoch)
+    keys = [key for part in whole for key in part]
+    assert [key.position for key in keys] == list(range(total))  # no two have the same augmentation
+    times = np.bincount([key.index for key in keys], minlength=n)
+    assert (times >= np.floor(repeats)).all()
+    shares = [EpochBatchSampler(n, batch, 7, repeats=repeats, rank=rank, world_size=world) for rank in range(world)]
+    assert {len(share) for share in shares} == {len(whole)} == {-(-total // batch)}
+    for step, parts in enumerate(zip(*(batches(share, epoch) for share in shares), strict=True)):
+        assert [key for part in parts for key in part][: len(whole[step])] == whole[step]
+    assert batches(shares[0], epoch, 1) == batches(shares[0], epoch)[1:]
+
+
+def test_epochs_repeat_other_images() -> None:
+    sampler = EpochBatchSampler(40, 8, 1, repeats=np.full(40, 1.5))
+    times = [np.bincount([key.index for part in batches(sampler, epoch) for key in part]) for epoch in range(60)]
+    assert len({tuple(t) for t in times}) > 50
+    assert {t.sum() for t in times} == {60}
+    np.testing.assert_allclose(np.mean(times, axis=0), 1.5, atol=0.3)
+    assert batches(sampler, 3) == batches(EpochBatchSampler(40, 8, 1, repeats=np.full(40, 1.5)), 3)
+
+
+def test_repeats_of_one_show_every_image_once() -> None:
+    drawn = [key for part in batches(EpochBatchSampler(9, 4, 2, repeats=np.ones(9))) for key in part]
+    assert sorted(key.index for key in drawn) == list(range(9))
+
+
+@pytest.mark.parametrize(
+    "options", [{"shuffle": False, "repeats": np.ones(4)}, {"repeats": np.ones(3)}, {"repeats": np.full(4, 0.5)}]
+)
+def test_impossible_repeats_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="repeats need shuffle and 4 numbers of at least 1"):
+        EpochBatchSampler(4, 2, 0, **options)

@@ -15,7 +15,7 @@ def guarded(toy: Any, max_bad_steps: int = 3) -> tuple[FiniteGuard, list[Any]]:
         kept.append(batch)
         return "bad_batch.pt"
 
-    guard = FiniteGuard(toy.model, toy.optimizer, toy.scaler, max_bad_steps=max_bad_steps, keep_batch=keep, exit_code=4)
+    guard = FiniteGuard(toy.model, toy.optimizer, max_bad_steps=max_bad_steps, keep_batch=keep, exit_code=4)
     guard.attach(toy.engine)
     GradientAccumulation(toy.optimizer, toy.scaler, lambda iteration: 1).attach(toy.engine)
     ModelEMA(toy.model).attach(toy.engine)
@@ -68,4 +68,4 @@ def test_counts_survive_a_resume(toy: Any) -> None:
 
 def test_wrong_settings_are_refused(toy: Any) -> None:
     with pytest.raises(ValueError, match="max_bad_steps"):
-        FiniteGuard(toy.model, toy.optimizer, toy.scaler, max_bad_steps=0, keep_batch=str, exit_code=4)
+        FiniteGuard(toy.model, toy.optimizer, max_bad_steps=0, keep_batch=str, exit_code=4)

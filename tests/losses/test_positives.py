@@ -18,20 +18,23 @@ ASSIGNMENT = Assignment(
     score=torch.tensor([[0, 0.5, 0, 0.25, 0.0], [0, 0, 0, 0, 0.75]]),
     capacity=4,
 )
+STRIDE = torch.tensor([[1.0], [2], [2], [4], [2]])
+POINTS = torch.tensor([[0.5, 0.5], [1, 3], [1, 1], [2, 6], [5, 1]])
 
 
 def test_slots_hold_the_positives_in_order() -> None:
-    positives = gather_positives(ASSIGNMENT, TRUTH)
+    positives = gather_positives(ASSIGNMENT, TRUTH, POINTS, STRIDE)
     assert positives.valid.tolist() == [[True, True, True, False], [True, False, False, False]]
     assert positives.anchor_index.tolist() == [[1, 3, 4, 0], [4, 0, 0, 0]]
     assert positives.labels[positives.valid].tolist() == [7, 4, 4, 2]
     assert positives.scores.tolist() == [[0.5, 0.25, 0.0, 0.0], [0.75, 0, 0, 0]]
-    assert positives.boxes[0, 0].tolist() == [4, 5, 6, 7]
+    assert positives.boxes[0, :2].tolist() == [[2, 2.5, 3, 3.5], [0, 0.25, 0.5, 0.75]]
+    assert positives.points[0, :3].tolist() == [[0.5, 1.5], [0.5, 1.5], [2.5, 0.5]]
 
 
 def test_full_capacity() -> None:
     full = ASSIGNMENT._replace(positive=torch.ones(2, 5, dtype=torch.bool), capacity=5)
-    positives = gather_positives(full, TRUTH)
+    positives = gather_positives(full, TRUTH, POINTS, STRIDE)
     assert positives.valid.all()
     assert positives.anchor_index.tolist() == [[0, 1, 2, 3, 4]] * 2
 

@@ -67,6 +67,26 @@ def test_eval_mode_is_train_mode_decoded(small_model: Detector, fill_weights: Ca
     torch.testing.assert_close(decoded[0, 1, 5:], raw.logits[0, 1].sigmoid())
 
 
+def test_raw_output_beside_the_detections(small_network: Detector, randomise_predictors: Randomise) -> None:
+    randomise_predictors(small_network)
+    small_network.eval()
+    images = torch.rand(2, 3, 64, 128)
+    with torch.no_grad():
+        expected = small_network(images)
+        detections, output = small_network.detect_with_output(images)
+    assert torch.equal(detections, expected)
+    torch.testing.assert_close(output.logits.sigmoid(), detections[..., 5:])
+    sizes = [(x.shape[-2], x.shape[-1]) for x in output.feature_maps]
+    assert torch.equal(small_network.detect.decode(sizes, output.logits, output.distances), detections)
+    # Nothing of what is there for training only: what is deployed has the same output.
+    assert (output.anchor_logits, output.anchor_boxes, output.ltrb, output.neck_maps) == (None,) * 4
+    with torch.no_grad():
+        deployed = small_network.deploy().detect_with_output(images)[1]
+    torch.testing.assert_close(deployed.distances, output.distances, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="must be multiples of"):
+        small_network.detect_with_output(images[..., :-8])
+
+
 def test_fresh_model_predicts_the_prior(yolov6n_config: ModelConfig) -> None:
     with torch.no_grad():
         predictions = build_model(yolov6n_config, 80).eval()(torch.rand(1, 3, 64, 64))

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import functools
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from ignite.engine import Engine
 from yolov6_ignite.handlers import GradientAccumulation, TrainEvents, register_train_events
 from yolov6_ignite.handlers.ema import ema_decay
 
 from yolov6_ignite.config import Config
 from yolov6_ignite.config_file import load_config
-from yolov6_ignite.optim import Schedule, build_schedule
+from yolov6_ignite.optim import DECAYS, Schedule, build_schedule
 from yolov6_ignite.optim.optimizer import scaled_weight_decay
 
 FIXTURES = Path(__file__).resolve().parents[1] / "data" / "schedule"
@@ -28,6 +33,8 @@ TRACES = {
     "batch128": (3, 400, 128, 3, "SGD", 0.08, 0.001),
     "adam": (2, 520, 16, 1, "Adam", 0.01, 0.0005),
 }
+
+load_yolov6n = functools.cache(lambda: load_config("yolov6n"))
 
 
 def config_of(name: str) -> Config:
@@ -121,6 +128,29 @@ def test_constant_schedule_and_last_epoch_of_the_cosine() -> None:
     assert cosine.epoch_factor(20) == pytest.approx(0.01)
     factors = [cosine.epoch_factor(epoch) for epoch in range(20)]
     assert factors == sorted(factors, reverse=True)
+
+
+def test_linear_schedule_goes_straight_to_the_end_of_the_run() -> None:
+    base = ["train.epochs=4", "augment.stop_last_n_epochs=0", "solver.lr_scheduler=Linear", "solver.lrf=0.2"]
+    linear = build_schedule(load_config("yolov6n", base), 5)
+    assert [linear.epoch_factor(epoch) for epoch in range(5)] == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+@given(st.sampled_from(sorted(DECAYS)), st.integers(1, 500), st.floats(0, 1))
+def test_every_schedule_starts_at_one_and_never_rises(name: str, epochs: int, lrf: float) -> None:
+    base = build_schedule(load_yolov6n(), 5)
+    schedule = dataclasses.replace(base, decay=name, epochs=epochs, lrf=lrf)
+    factors = [schedule.epoch_factor(epoch) for epoch in range(epochs + 1)]
+    assert factors[0] == 1.0
+    assert all(after <= before for before, after in itertools.pairwise(factors))
+    assert factors[-1] == pytest.approx(1.0 if name == "Constant" else lrf, abs=1e-12)
+
+
+def test_a_schedule_of_ones_own() -> None:
+    base = build_schedule(load_config("yolov6n", ["solver.warmup_epochs=0", "solver.warmup_min_iterations=0"]), 10)
+    steps = dataclasses.replace(base, decay=lambda progress: 0.0 if progress < 0.5 else 1.0)
+    assert steps.at(10 * 149 + 9).lr[0] == pytest.approx(0.01)
+    assert steps.at(10 * 150).lr[0] == pytest.approx(0.01 * 0.01)
 
 
 def test_lr0_is_rescaled_by_the_reference_batch() -> None:

@@ -15,6 +15,7 @@ from yolov6_ignite.config import AugmentConfig, DataConfig
 from yolov6_ignite.data.batch import Batch, collate
 from yolov6_ignite.data.batch_shapes import aspect_order, rectangular_shapes
 from yolov6_ignite.data.cache import RamCache
+from yolov6_ignite.data.class_balance import image_repeat_factors
 from yolov6_ignite.data.dataset import EvalDataset, TrainDataset
 from yolov6_ignite.data.index import DatasetIndex
 from yolov6_ignite.data.sampler import EpochBatchSampler, SampleKey
@@ -63,7 +64,7 @@ def build_train_loader(
 
     Args:
         index: the training images.
-        data: image size, (global) batch size, workers, rectangular batches.
+        data: image size, (global) batch size, workers, rectangular batches, repeating of images with rare classes.
         augment: ranges and probabilities.
         seed: of orders and augmentations.
         strong: with mosaic and mixup; False after the cutoff.
@@ -74,10 +75,16 @@ def build_train_loader(
         pin_memory: put batches into page-locked memory.
 
     Raises:
-        ConfigError: rectangular batches with an image size of two different sides.
+        ConfigError: rectangular batches with an image size of two different sides, or with repeated images.
     """
     order, shapes = None, None
+    repeats = image_repeat_factors(index, data.repeat_factor) if data.repeat_factor else None
     if data.rect:
+        if repeats is not None:
+            raise ConfigError(
+                f"data.repeat_factor: {data.repeat_factor} draws other images every epoch, but data.rect: true needs "
+                "fixed batches; set data.repeat_factor: 0 or data.rect: false"
+            )
         height, width = data.height_width
         if height != width:
             raise ConfigError(
@@ -98,7 +105,14 @@ def build_train_loader(
         batch_shapes=shapes,
     )
     sampler = EpochBatchSampler(
-        len(index), data.images_per_batch, seed, shuffle=not data.rect, order=order, rank=rank, world_size=world_size
+        len(index),
+        data.images_per_batch,
+        seed,
+        shuffle=not data.rect,
+        order=order,
+        repeats=repeats,
+        rank=rank,
+        world_size=world_size,
     )
     return _loader(dataset, sampler, len(sampler), data.workers, world_size, pin_memory)
 

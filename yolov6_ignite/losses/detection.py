@@ -4,33 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 
-from yolov6_ignite.assigners import Assignment, ATSSAssigner, GroundTruth, TaskAlignedAssigner
-from yolov6_ignite.losses.dfl import distribution_focal_loss
-from yolov6_ignite.losses.iou import IoUKind, iou_loss
+from yolov6_ignite.assigners import ATSSAssigner, TaskAlignedAssigner
+from yolov6_ignite.losses.anchor_grid import AnchorGrid
+from yolov6_ignite.losses.iou import IoUKind
+from yolov6_ignite.losses.normaliser import ReferenceSums
 from yolov6_ignite.losses.positives import Positives, gather_anchors, gather_positives
 from yolov6_ignite.losses.targets import pad_targets
-from yolov6_ignite.losses.varifocal import varifocal_loss
-from yolov6_ignite.models.anchors import (
-    anchor_points,
-    boxes_to_distances,
-    distances_to_boxes,
-    distribution_to_distances,
-)
+from yolov6_ignite.losses.terms import Items, checked_class_weights, label_terms, total_and_items
+from yolov6_ignite.models.anchors import distances_to_boxes, distribution_to_distances
 from yolov6_ignite.models.output import DetectorOutput
 
 __all__ = ["DetectionLoss"]
-
-CLASS_WEIGHT, IOU_WEIGHT, DFL_WEIGHT = 1.0, 2.5, 0.5
 
 
 class DetectionLoss(nn.Module):
     """Varifocal loss on the classes, an IoU loss and distribution focal loss on the boxes of positive anchors.
 
-    All in fp32, whatever the predictions' type and under autocast too. Nothing waits for the device.
+    All in fp32, whatever the predictions' type and under autocast too. Nothing waits for the device. A head that
+    predicts distances beside their distribution (`ltrb`) learns the boxes by both.
 
     Args:
         num_classes: number of classes.
@@ -40,6 +34,8 @@ class DetectionLoss(nn.Module):
         atss_warmup_epochs: so many first epochs assign by ATSS, the others by task alignment.
         reference_world_size: devices of the recipe. The losses are divided by the sum of target scores that one
             of them would see, so that they do not depend on how many there are here.
+        class_weights: (num_classes,) factors of the classification loss of each class's positive anchors.
+        reduce_over_ranks: False computes from this rank alone, as if there were no others.
     """
 
     def __init__(
@@ -51,6 +47,8 @@ class DetectionLoss(nn.Module):
         reg_max: int = 0,
         atss_warmup_epochs: int = 0,
         reference_world_size: int = 1,
+        class_weights: Tensor | None = None,
+        reduce_over_ranks: bool = True,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -59,9 +57,12 @@ class DetectionLoss(nn.Module):
         self.reg_max = reg_max
         self.atss_warmup_epochs = atss_warmup_epochs
         self.reference_world_size = reference_world_size
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", checked_class_weights(class_weights, num_classes), persistent=False)
+        self.reference_sums = ReferenceSums(reference_world_size, reduce_over_ranks=reduce_over_ranks)
         self.assigner = TaskAlignedAssigner()
         self.warmup_assigner = ATSSAssigner()
-        self._anchors_of: tuple[object, tuple[Tensor, Tensor]] | None = None
+        self._grid = AnchorGrid(strides)
 
     def forward(
         self,
@@ -72,7 +73,7 @@ class DetectionLoss(nn.Module):
         max_epochs: int,
         image_size: tuple[int, int],
         teacher: DetectorOutput | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    ) -> tuple[Tensor, Items]:
         """Computes the loss of a batch.
 
         Args:
@@ -92,72 +93,52 @@ class DetectionLoss(nn.Module):
         """
         if teacher is not None:
             raise ValueError("this loss does not distil: leave teacher out")
-        logits, distances = output.logits, output.distances
-        with torch.autocast(logits.device.type, enabled=False):
-            truth = pad_targets(targets, logits.shape[0], self.num_classes, image_size, logits.device)
-            points, stride = self._anchors(output)
-            assignment = self._assign(output, truth, points, stride, warmup=epoch < self.atss_warmup_epochs)
-            positives = gather_positives(assignment, truth)
-            normaliser = self._normaliser(positives.scores)
-
-            classification = self._classification(logits, positives) / normaliser
-            box, dfl = self._boxes(distances, positives, points, stride)
-            terms = {
-                "iou": IOU_WEIGHT * box / normaliser,
-                "dfl": DFL_WEIGHT * dfl / normaliser,
-                "cls": CLASS_WEIGHT * classification,
-            }
-            total = terms["cls"] + terms["iou"] + terms["dfl"]
-        return total, {name: term.detach() for name, term in terms.items()}
-
-    def _anchors(self, output: DetectorOutput) -> tuple[Tensor, Tensor]:
-        """Anchor points and strides in pixels; kept, since most batches have the size of the one before."""
-        sizes = [(x.shape[-2], x.shape[-1]) for x in output.feature_maps]
-        key = (sizes, output.logits.device)
-        if self._anchors_of is None or self._anchors_of[0] != key:
-            self._anchors_of = key, anchor_points(sizes, self.strides, output.logits.device)
-        return self._anchors_of[1]
+        with torch.autocast(output.logits.device.type, enabled=False):
+            positives = self.assign(output, targets, epoch=epoch, image_size=image_size)
+            distances = gather_anchors(output.distances, positives.anchor_index).float()
+            return total_and_items(self.terms(output, distances, positives, self._normaliser(positives.scores)))
 
     @torch.no_grad()
-    def _assign(
-        self, output: DetectorOutput, truth: GroundTruth, points: Tensor, stride: Tensor, *, warmup: bool
-    ) -> Assignment:
-        distances = output.distances.float()
-        if self.reg_max:
-            distances = distribution_to_distances(distances)
-        boxes = distances_to_boxes(distances * stride, points)
-        if warmup:
+    def assign(self, output: DetectorOutput, targets: Tensor, *, epoch: int, image_size: tuple[int, int]) -> Positives:
+        """The positive anchors of a batch and what they are to learn; arguments as in :meth:`forward`."""
+        logits = output.logits
+        truth = pad_targets(targets, logits.shape[0], self.num_classes, image_size, logits.device)
+        points, stride = self._grid(output)
+        boxes = distances_to_boxes(self._expected(output.distances.float()) * stride, points)
+        if epoch < self.atss_warmup_epochs:
             level_sizes = [x.shape[-2] * x.shape[-1] for x in output.feature_maps]
-            return self.warmup_assigner(boxes, points, stride, level_sizes, truth)
-        return self.assigner(output.logits, boxes, points, truth)
+            assignment = self.warmup_assigner(boxes, points, stride, level_sizes, truth)
+        else:
+            assignment = self.assigner(logits, boxes, points, truth)
+        return gather_positives(assignment, truth, points, stride)
 
-    @torch.no_grad()
+    def terms(self, output: DetectorOutput, distances: Tensor, positives: Positives, normaliser: Tensor) -> Items:
+        """The weighted terms.
+
+        Args:
+            output: predictions in train mode.
+            distances: (batch, P, ...) its distances, or their distribution, at the positive anchors, in fp32.
+            positives: of :meth:`assign`.
+            normaliser: what sums are divided by.
+        """
+        boxes = [distances_to_boxes(self._expected(distances), positives.points)]
+        if output.ltrb is not None:
+            ltrb = gather_anchors(output.ltrb, positives.anchor_index).float()
+            boxes.append(distances_to_boxes(ltrb, positives.points))
+        return label_terms(
+            output.logits,
+            boxes,
+            positives,
+            normaliser,
+            iou_type=self.iou_type,
+            distribution=distances if self.reg_max else None,
+            class_weights=self.class_weights,
+        )
+
+    def _expected(self, distances: Tensor) -> Tensor:
+        return distribution_to_distances(distances) if self.reg_max else distances
+
     def _normaliser(self, scores: Tensor) -> Tensor:
         """The sum of target scores that one device of the recipe would see, at least 1."""
-        total = scores.sum()
-        if idist.get_world_size() > 1:
-            total = torch.as_tensor(idist.all_reduce(total))
-        return (total / self.reference_world_size).clamp(min=1)
-
-    def _classification(self, logits: Tensor, positives: Positives) -> Tensor:
-        batch, anchors, classes = logits.shape
-        image = torch.arange(batch, device=logits.device)[:, None]
-        index = (image * anchors + positives.anchor_index) * classes + positives.labels
-        return varifocal_loss(logits, index.flatten(), positives.scores.flatten(), positives.valid.flatten())
-
-    def _boxes(self, distances: Tensor, positives: Positives, points: Tensor, stride: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of the IoU and the distribution focal loss over positive anchors, weighted by their target scores."""
-        own_stride = stride[positives.anchor_index]
-        points = points[positives.anchor_index] / own_stride
-        raw = gather_anchors(distances, positives.anchor_index).float()
-        predicted = distances_to_boxes(distribution_to_distances(raw) if self.reg_max else raw, points)
-        target = positives.boxes / own_stride
-        # Slots that are not valid compare equal boxes, whose loss and gradient are finite in every case.
-        valid = positives.valid[..., None]
-        unit = torch.cat((points - 0.5, points + 0.5), dim=-1)
-        losses = iou_loss(torch.where(valid, predicted, unit), torch.where(valid, target, unit), self.iou_type)
-        box = (losses * positives.scores).sum()
-        if not self.reg_max:
-            return box, torch.zeros_like(box)
-        losses = distribution_focal_loss(raw, boxes_to_distances(target, points, self.reg_max))
-        return box, (losses * positives.scores).sum()
+        (total,) = self.reference_sums(scores.sum())
+        return total.clamp(min=1)

@@ -19,19 +19,28 @@ class Positives(NamedTuple):
         anchor_index: (batch, P) int64, 0 where not valid.
         valid: (batch, P) bool.
         labels: (batch, P) int64 class of the assigned object.
-        boxes: (batch, P, 4) box of the assigned object, x1, y1, x2, y2 in pixels.
         scores: (batch, P) target class score, 0 where not valid.
+        points: (batch, P, 2) anchor point in strides.
+        boxes: (batch, P, 4) box of the assigned object, x1, y1, x2, y2 in strides of the anchor.
     """
 
     anchor_index: Tensor
     valid: Tensor
     labels: Tensor
-    boxes: Tensor
     scores: Tensor
+    points: Tensor
+    boxes: Tensor
 
 
-def gather_positives(assignment: Assignment, ground_truth: GroundTruth) -> Positives:
-    """Lists the positive anchors in order, with what they are to learn, without asking the device how many they are."""
+def gather_positives(assignment: Assignment, ground_truth: GroundTruth, points: Tensor, stride: Tensor) -> Positives:
+    """Lists the positive anchors in order, with what they are to learn, without asking the device how many they are.
+
+    Args:
+        assignment: which anchor learns which object.
+        ground_truth: the objects.
+        points: (A, 2) anchor points in pixels.
+        stride: (A, 1) stride of each anchor in pixels.
+    """
     positive = assignment.positive
     batch, anchors = positive.shape
     capacity = assignment.capacity
@@ -40,12 +49,15 @@ def gather_positives(assignment: Assignment, ground_truth: GroundTruth) -> Posit
     anchor_index = anchor.new_zeros(batch, capacity + 1).scatter(1, slot, anchor)[:, :capacity]
     valid = torch.arange(capacity, device=positive.device) < positive.sum(1, keepdim=True)
     gt_index = assignment.gt_index.gather(1, anchor_index)
+    boxes = ground_truth.boxes.gather(1, gt_index[..., None].expand(-1, -1, 4))
+    own_stride = stride[anchor_index]
     return Positives(
         anchor_index=anchor_index,
         valid=valid,
         labels=ground_truth.labels.gather(1, gt_index),
-        boxes=ground_truth.boxes.gather(1, gt_index[..., None].expand(-1, -1, 4)),
         scores=assignment.score.gather(1, anchor_index) * valid,
+        points=points[anchor_index] / own_stride,
+        boxes=boxes / own_stride,
     )
 
 

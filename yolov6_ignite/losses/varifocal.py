@@ -14,7 +14,9 @@ __all__ = ["varifocal_loss"]
 BACKGROUND_WEIGHT = 0.75
 
 
-def varifocal_loss(logits: Tensor, positive_index: Tensor, target_score: Tensor, valid: Tensor) -> Tensor:
+def varifocal_loss(
+    logits: Tensor, positive_index: Tensor, target_score: Tensor, valid: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """Sum of the losses of all entries.
 
     With p the predicted probability, an entry that is no target costs 0.75 p^2 BCE(p, 0); the target class of a
@@ -25,11 +27,12 @@ def varifocal_loss(logits: Tensor, positive_index: Tensor, target_score: Tensor,
         positive_index: (n,) int64 positions of target entries in the flattened logits, distinct where `valid`.
         target_score: (n,) their target scores q.
         valid: (n,) bool, which of them count.
+        weight: (n,) factors of their losses; None: 1. What is no target keeps its own.
 
     Returns:
         The sum, an fp32 scalar.
     """
-    return _Varifocal.apply(logits, positive_index, target_score, valid)
+    return _Varifocal.apply(logits, positive_index, target_score, valid, weight)
 
 
 class _Varifocal(torch.autograd.Function):
@@ -39,15 +42,18 @@ class _Varifocal(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, positive_index: Tensor, target_score: Tensor, valid: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, positive_index: Tensor, target_score: Tensor, valid: Tensor, weight: Tensor | None
+    ) -> Tensor:
         x = logits.float()
         loss, gradient = _background(x)
         total = loss.sum()
 
         x = x.flatten()[positive_index]
         background_loss, background_gradient = _background(x)
-        positive_loss = target_score * (F.softplus(x) - target_score * x)
-        positive_gradient = target_score * (x.sigmoid() - target_score)
+        factor = target_score if weight is None else target_score * weight
+        positive_loss = factor * (F.softplus(x) - target_score * x)
+        positive_gradient = factor * (x.sigmoid() - target_score)
         total += torch.where(valid, positive_loss - background_loss, 0).sum()
         correction = torch.where(valid, positive_gradient - background_gradient, 0)
         # Adding zero where not valid keeps the sum independent of its order.
@@ -58,9 +64,9 @@ class _Varifocal(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_output).to(ctx.logits_dtype), None, None, None
+        return (gradient * grad_output).to(ctx.logits_dtype), None, None, None, None
 
 
 def _background(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from yolov6_ignite.models.deploy import deployed
+from yolov6_ignite.models.head import EffiDeHead
 from yolov6_ignite.models.output import DetectorOutput
 
 __all__ = ["Detector"]
@@ -27,7 +28,7 @@ class Detector(nn.Module):
         self,
         backbone: nn.Module,
         neck: nn.Module,
-        head: nn.Module,
+        head: EffiDeHead,
         *,
         strides: Sequence[int],
         size_multiple: int,
@@ -53,16 +54,34 @@ class Detector(nn.Module):
         Raises:
             ValueError: a side of the images is not a multiple of `size_multiple`.
         """
-        height, width = images.shape[-2:]
-        multiple = self.size_multiple
-        if height % multiple or width % multiple:
-            raise ValueError(f"images of {height} x {width} pixels: both sides must be multiples of {multiple}")
-        neck_maps = self.neck(self.backbone(images))
+        neck_maps = self._neck_maps(images)
         output = self.detect(neck_maps)
         if isinstance(output, DetectorOutput):
             return output._replace(neck_maps=tuple(neck_maps))
         return output
 
+    def detect_with_output(self, images: Tensor) -> tuple[Tensor, DetectorOutput]:
+        """Detects, and gives the raw predictions that the detections were decoded from, for a loss on them.
+
+        Args:
+            images: as in :meth:`forward`.
+
+        Returns:
+            What :meth:`forward` returns in eval mode, and a :class:`DetectorOutput` of the branches that detection
+            uses; the branches that are there for training only are neither computed nor in it.
+
+        Raises:
+            ValueError: as in :meth:`forward`.
+        """
+        return self.detect.detect_with_output(self._neck_maps(images))
+
     def deploy(self) -> Detector:
         """A fused copy in eval mode: batch norms folded and branches merged, outputs as before."""
         return deployed(self)
+
+    def _neck_maps(self, images: Tensor) -> Sequence[Tensor]:
+        height, width = images.shape[-2:]
+        multiple = self.size_multiple
+        if height % multiple or width % multiple:
+            raise ValueError(f"images of {height} x {width} pixels: both sides must be multiples of {multiple}")
+        return self.neck(self.backbone(images))

@@ -51,6 +51,7 @@ class EffiDeHead(Fusable):
         distances_beside: bool = False,
     ) -> None:
         super().__init__()
+        self.channels = list(channels)
         self.strides = list(strides)
         self.reg_max = reg_max
         if projection:  # constants that only stand in the state dict
@@ -78,21 +79,23 @@ class EffiDeHead(Fusable):
 
     def forward(self, maps: Sequence[Tensor]) -> DetectorOutput | Tensor:
         """Predicts from the neck's maps: raw in train mode, decoded (see :meth:`decode`) in eval mode."""
-        stems = tuple(stem(x) for stem, x in zip(self.stems, maps, strict=True))
-        class_features = [conv(x) for conv, x in zip(self.cls_convs, stems, strict=True)]
-        box_features = [conv(x) for conv, x in zip(self.reg_convs, stems, strict=True)]
-        logits = _predict(self.cls_preds, class_features)
-        distances = _predict(self.reg_preds, box_features)
+        output, class_features, box_features = self._detection_branches(maps)
         if not self.training:
-            return self.decode([(x.shape[-2], x.shape[-1]) for x in stems], logits, distances)
-        output = DetectorOutput(stems, logits, distances)
+            return self._decode_output(output)
         if self.reg_preds_dist is not None:
-            output = output._replace(distances=_predict(self.reg_preds_dist, box_features), ltrb=distances)
+            distances = _predict(self.reg_preds_dist, box_features)
+            output = output._replace(distances=distances, ltrb=output.distances)
         if self.cls_preds_ab is not None and self.reg_preds_ab is not None:
-            anchor_logits = _predict(self.cls_preds_ab, class_features, self.anchors.shape[1])
-            anchor_boxes = self._scale_anchors(_predict(self.reg_preds_ab, box_features, self.anchors.shape[1]), stems)
+            anchors = self.anchors.shape[1]
+            anchor_boxes = self._scale_anchors(_predict(self.reg_preds_ab, box_features, anchors), output.feature_maps)
+            anchor_logits = _predict(self.cls_preds_ab, class_features, anchors)
             output = output._replace(anchor_logits=anchor_logits, anchor_boxes=anchor_boxes)
         return output
+
+    def detect_with_output(self, maps: Sequence[Tensor]) -> tuple[Tensor, DetectorOutput]:
+        """What :meth:`forward` returns in eval mode, and the raw predictions that it was decoded from."""
+        output, _, _ = self._detection_branches(maps)
+        return self._decode_output(output), output
 
     def decode(self, sizes: Sequence[tuple[int, int]], logits: Tensor, distances: Tensor) -> Tensor:
         """Boxes and class probabilities in float32 at least, also under autocast and from half weights.
@@ -118,6 +121,18 @@ class EffiDeHead(Fusable):
     def fuse(self) -> None:
         """Drops what only training uses."""
         self.reg_preds_dist = self.cls_preds_ab = self.reg_preds_ab = None
+
+    def _detection_branches(self, maps: Sequence[Tensor]) -> tuple[DetectorOutput, list[Tensor], list[Tensor]]:
+        """Raw predictions of the branches that detection uses, and every level's class and box features."""
+        stems = tuple(stem(x) for stem, x in zip(self.stems, maps, strict=True))
+        class_features = [conv(x) for conv, x in zip(self.cls_convs, stems, strict=True)]
+        box_features = [conv(x) for conv, x in zip(self.reg_convs, stems, strict=True)]
+        logits, distances = _predict(self.cls_preds, class_features), _predict(self.reg_preds, box_features)
+        return DetectorOutput(stems, logits, distances), class_features, box_features
+
+    def _decode_output(self, output: DetectorOutput) -> Tensor:
+        sizes = [(x.shape[-2], x.shape[-1]) for x in output.feature_maps]
+        return self.decode(sizes, output.logits, output.distances)
 
     def _scale_anchors(self, raw: Tensor, stems: Sequence[Tensor]) -> Tensor:
         """Centre offsets as they are, sizes in strides: (2 sigmoid)^2 times the anchor, as in specification, 6.5."""

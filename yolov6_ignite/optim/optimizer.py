@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
 from yolov6_ignite.config import Config
+from yolov6_ignite.errors import ConfigError
+from yolov6_ignite.optim.rep_scales import BlockScales, gradient_masks
+from yolov6_ignite.optim.rep_sgd import RepSGD
 
 __all__ = ["build_optimizer", "parameter_groups", "scaled_weight_decay"]
 
@@ -33,10 +38,21 @@ def scaled_weight_decay(weight_decay: float, batch_size: int, nominal_batch_size
     return weight_decay * batch_size * accumulate / nominal_batch_size
 
 
-def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or Adam; only the weights that are no batch norm's decay.
+def build_optimizer(
+    config: Config, model: nn.Module, scales: Mapping[str, BlockScales] | None = None
+) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, Adam or AdamW; only the weights that are no batch norm's decay.
 
-    The learning rates are set by the schedule before every step.
+    ``model.training_mode: repopt`` gets :class:`RepSGD`. The learning rates are set by the schedule before every step.
+
+    Args:
+        config: its ``solver`` section, and the batch that the weight decay is for.
+        model: parameters without gradients are left out.
+        scales: from :func:`yolov6_ignite.optim.rep_scales`; without them gradients are masked only once a state with
+            masks is loaded.
+
+    Raises:
+        ConfigError: ``model.training_mode: repopt`` with another optimizer than SGD.
     """
     solver = config.solver
     norms, weights, biases = parameter_groups(model)
@@ -46,6 +62,17 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
         {"params": weights, "weight_decay": weight_decay},
         {"params": biases, "weight_decay": 0.0},
     ]
-    if solver.optim == "Adam":
-        return torch.optim.Adam(groups, lr=solver.lr0, betas=(solver.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=solver.lr0, momentum=solver.momentum, nesterov=solver.momentum > 0)
+    repopt = config.model.training_mode == "repopt"
+    if repopt and solver.optim != "SGD":
+        raise ConfigError(
+            f"solver.optim: {solver.optim} cannot train model.training_mode: repopt, whose gradient masks are made for "
+            "SGD; use solver.optim: SGD, or model.training_mode: conv_relu"
+        )
+    if solver.optim in {"Adam", "AdamW"}:
+        adam = torch.optim.AdamW if solver.optim == "AdamW" else torch.optim.Adam
+        return adam(groups, lr=solver.lr0, betas=(solver.momentum, 0.999))
+    nesterov = solver.momentum > 0
+    if not repopt:
+        return torch.optim.SGD(groups, lr=solver.lr0, momentum=solver.momentum, nesterov=nesterov)
+    masks = {kernel: mask for kernel, mask in gradient_masks(model, scales or {}).items() if kernel.requires_grad}
+    return RepSGD(groups, masks, lr=solver.lr0, momentum=solver.momentum, nesterov=nesterov)

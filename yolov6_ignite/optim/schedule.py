@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from yolov6_ignite.config import Config
 
-__all__ = ["Schedule", "StepSettings", "build_schedule"]
+__all__ = ["DECAYS", "Schedule", "StepSettings", "build_schedule"]
 
 BIAS_GROUP = 2
+
+DECAYS: Mapping[str, Callable[[float], float]] = {
+    "Cosine": lambda progress: (1.0 - math.cos(math.pi * progress)) / 2.0,
+    "Linear": lambda progress: progress,
+    "Constant": lambda progress: 0.0,
+}
+"""How much of the way from 1 to `lrf` the learning rate has gone, by the part of the run that is over (0..1)."""
 
 
 class StepSettings(NamedTuple):
@@ -38,7 +46,7 @@ class Schedule:
         nominal_batch_size: images that gradients are accumulated up to.
         lr0: initial learning rate, rescaled to the batch (:func:`build_schedule`).
         lrf: final learning rate as a fraction of ``lr0``.
-        cosine: a half cosine from 1 to ``lrf``; constant otherwise.
+        decay: one of :data:`DECAYS` by its name, or another function of the kind.
         momentum: SGD's momentum after warm-up.
         warmup_iterations: iterations up to and including which warm-up acts.
         warmup_momentum: momentum at iteration 0.
@@ -51,7 +59,7 @@ class Schedule:
     nominal_batch_size: int
     lr0: float
     lrf: float
-    cosine: bool
+    decay: str | Callable[[float], float]
     momentum: float
     warmup_iterations: int
     warmup_momentum: float
@@ -59,9 +67,8 @@ class Schedule:
 
     def epoch_factor(self, epoch: int) -> float:
         """The schedule's factor on ``lr0`` in the 0-based ``epoch``."""
-        if not self.cosine:
-            return 1.0
-        return 1.0 + (self.lrf - 1.0) * (1.0 - math.cos(math.pi * epoch / self.epochs)) / 2.0
+        decay = DECAYS[self.decay] if isinstance(self.decay, str) else self.decay
+        return 1.0 + (self.lrf - 1.0) * decay(epoch / self.epochs)
 
     def at(self, iteration: int) -> StepSettings:
         """Settings of the 0-based global ``iteration`` (micro-batch, not optimizer step).
@@ -95,7 +102,7 @@ def build_schedule(config: Config, epoch_length: int) -> Schedule:
         nominal_batch_size=solver.nominal_batch_size,
         lr0=solver.lr0 * config.data.images_per_batch / reference_batch,
         lrf=solver.lrf,
-        cosine=solver.lr_scheduler == "Cosine",
+        decay=solver.lr_scheduler,
         momentum=solver.momentum,
         warmup_iterations=max(round(solver.warmup_epochs * epoch_length), solver.warmup_min_iterations),
         warmup_momentum=solver.warmup_momentum,

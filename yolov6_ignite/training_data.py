@@ -1,0 +1,103 @@
+"""The data of a run: its indexes, its training loader before and after the cutoff, and its images in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ignite.distributed as idist
+from torch import Tensor
+
+from yolov6_ignite.config import Config
+from yolov6_ignite.data import (
+    BatchLoader,
+    DatasetFile,
+    DatasetIndex,
+    RamCache,
+    build_index,
+    build_train_loader,
+    load_dataset_file,
+)
+from yolov6_ignite.data.class_balance import class_weights, log_class_balance
+from yolov6_ignite.distributed import from_rank_zero
+
+__all__ = ["TrainingData"]
+
+
+class TrainingData:
+    """Training and validation images of the configured data set, indexed on rank 0 for all ranks.
+
+    Args:
+        config: the run's configuration; ``data.dataset`` is set.
+        pin_memory: put batches into page-locked memory.
+
+    Attributes:
+        dataset: the data set file.
+        train_index: the training images.
+        val_index: the validation images.
+        loader: the training loader in use.
+
+    Raises:
+        DatasetError: the data set cannot be used.
+    """
+
+    def __init__(self, config: Config, *, pin_memory: bool) -> None:
+        self._config = config
+        self._pin_memory = pin_memory
+        name = str(config.data.dataset)
+        self.dataset: DatasetFile = from_rank_zero(lambda: load_dataset_file(name))
+        self.train_index, self.val_index = from_rank_zero(
+            lambda: (self._index(self.dataset.train), self._index(self.dataset.val))
+        )
+        if idist.get_rank() == 0:
+            log_class_balance(self.train_index, self.names, config.data)
+        self._cache = None
+        if config.data.cache == "ram":
+            copies = idist.get_nproc_per_node()
+            self._cache = RamCache(self.train_index, config.data.height_width, copies=copies)
+        self.loader = self._make_loader(strong=True)
+
+    @property
+    def names(self) -> list[str]:
+        """Class names."""
+        return self.dataset.names
+
+    @property
+    def class_weights(self) -> Tensor | None:
+        """(number of classes,) for the classification loss (``data.class_weights``); None: all alike."""
+        return class_weights(self.train_index, len(self.names), self._config.data.class_weights)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What tells another state of the files from this one."""
+        return {"train": self.train_index.fingerprint, "val": self.val_index.fingerprint}
+
+    def cut_off_augmentation(self) -> BatchLoader:
+        """Goes on without mosaic and mixup, on the same indexes."""
+        self.loader.close()
+        self.loader = self._make_loader(strong=False)
+        return self.loader
+
+    def _make_loader(self, *, strong: bool) -> BatchLoader:
+        config = self._config
+        return build_train_loader(
+            self.train_index,
+            config.data,
+            config.augment,
+            seed=config.train.seed,
+            strong=strong,
+            rank=idist.get_rank(),
+            world_size=idist.get_world_size(),
+            stride=max(config.model.head.strides),
+            cache=self._cache,
+            pin_memory=self._pin_memory,
+        )
+
+    def _index(self, directories: list[Path]) -> DatasetIndex:
+        data = self._config.data
+        return build_index(
+            directories,
+            self.dataset.names,
+            on_bad_label=data.on_bad_label,
+            on_bad_image=data.on_bad_image,
+            recheck=data.recheck,
+        )
