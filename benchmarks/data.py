@@ -56,7 +56,7 @@ def compare_mosaics(
     target = (image_size, image_size)
     cache = RamCache(index, target) if in_memory else None
     source = ImageSource(index, target, cache=cache)
-    draws = [draw_mosaic(sample_generator(0, 0, i), i % len(index), len(index), target, augment) for i in range(count)]
+    draws = [draw_mosaic(sample_generator(0, 0, i), i % len(index), source, target, augment) for i in range(count)]
     direct_ms: list[float] = []
     canvas_ms: list[float] = []
     for _ in range(ROUNDS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from typing import TextIO
@@ -90,6 +91,7 @@ class Progress:
             for name in ("val/mAP@0.5", "val/mAP@0.50:0.95")
             if name in row
         ]
+        parts += [f"{name} {value:.4f}" for name, value in row.items() if re.fullmatch(r"val/.*_loss", name)]
         parts += [
             *(f"lr {row[name]:.5f}" for name in ("x/lr1",) if name in row),
             f"{time.perf_counter() - self._epoch_started:.1f} s",

@@ -17,6 +17,7 @@ from yolov6_ignite.checkpoint import (
     strip_checkpoint,
     write_atomically,
     write_checkpoint,
+    write_weights,
 )
 from yolov6_ignite.errors import ConfigError
 
@@ -75,6 +76,34 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"format": "yolov6-ignite", "version": 99}, tmp_path / "newer.pt")
     with pytest.raises(ConfigError, match="newer version"):
         read_checkpoint(tmp_path / "newer.pt")
+
+
+@pytest.mark.parametrize("key", ["version", "kind", "config", "names", "metrics", "epoch", "model", "ema"])
+def test_every_key_must_be_there(path: Path, key: str) -> None:
+    content = {"format": "yolov6-ignite", "version": 1, **training_content()}
+    del content[key]
+    torch.save(content, path)
+    with pytest.raises(ConfigError, match=rf"last_ckpt\.pt: {key}: missing, or not .* an earlier checkpoint"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("version", value) for value in ("1", 0, True, None)),
+        *(("kind", value) for value in ([], "model", None)),
+        *(("config", value) for value in (None, [], {"a": torch.zeros(1)}, {"a": {"b"}})),
+        *(("names", value) for value in (None, "abc", [1, 2, 3], [], {0: "a"}, ("a",))),
+        *(("metrics", value) for value in (None, 0.5)),
+        *(("epoch", value) for value in ("x", -1, 1.5, None)),
+        *(("model", value) for value in (None, [1], {"a": 1}, {1: torch.zeros(1)}, torch.zeros(1))),
+        *(("ema", value) for value in (None, {"a": [torch.zeros(1)]})),
+    ],
+)
+def test_every_key_must_hold_what_it_should(path: Path, key: str, value: Any) -> None:
+    torch.save({"format": "yolov6-ignite", "version": 1, **training_content(), key: value}, path)
+    with pytest.raises(ConfigError, match=f"pt: {key}: missing, or not"):
+        read_checkpoint(path)
 
 
 class _Canary:
@@ -138,6 +167,52 @@ def test_what_could_not_be_read_back_is_not_written(path: Path) -> None:
     with pytest.raises(TypeError, match=r"handlers\.mine\.score: a checkpoint cannot hold a float64"):
         write_checkpoint(path, content)
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.zeros(1).expand(9), torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to_sparse(), {(1, 2): 3}],
+    ids=["expanded", "complex", "sparse", "key"],
+)
+def test_tensors_and_keys_that_could_not_be_read_back_are_not_written(path: Path, value: Any) -> None:
+    with pytest.raises(TypeError, match=r"handlers\.mine: a checkpoint cannot hold"):
+        write_checkpoint(path, {**training_content(), "handlers": {"mine": value}})
+    assert not path.exists()
+
+
+def test_what_an_optimizer_and_modules_keep_is_read_back(path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model(torch.ones(2, 3, 8, 8)).square().sum().backward()
+    optimizer.step()
+    history = [{"epoch": epoch, "loss": 1 / (epoch + 1)} for epoch in range(300)]
+    state = {"optimizer": optimizer.state_dict(), "model": model.state_dict(), "history": history}
+    write_checkpoint(path, {**training_content(), **state, "random": torch.get_rng_state(), "big": 2**40})
+    content = read_checkpoint(path)
+    assert content["history"] == history
+    assert content["big"] == 2**40
+    assert torch.equal(content["random"], torch.get_rng_state())
+    for key, value in model.state_dict().items():
+        assert torch.equal(content["model"][key], value)
+        assert content["model"][key].stride() == value.stride()
+    for index, kept in optimizer.state_dict()["state"].items():
+        assert torch.equal(content["optimizer"]["state"][index]["momentum_buffer"], kept["momentum_buffer"])
+
+
+def test_numbers_beyond_half_precision_stay(path: Path) -> None:
+    state = {
+        "running_var": torch.tensor([1.0, 65519.0, 65521.0, 1e30]),
+        "fits": torch.tensor([65504.0, -65504.0, 1e-9]),
+        "already": torch.tensor([float("inf"), float("-inf"), float("nan")]),
+        "double": torch.tensor([1e5], dtype=torch.float64),
+    }
+    write_weights(path, state=state, config={}, names=["x"], metrics={}, epoch=1)
+    model = read_checkpoint(path)["model"]
+    assert [value.dtype for value in model.values()] == [torch.float32, torch.float16, torch.float16, torch.float32]
+    weights = averaged_weights(read_checkpoint(path))
+    assert torch.equal(weights["running_var"], state["running_var"])
+    assert torch.equal(weights["fits"], state["fits"].half().float())
+    assert torch.equal(weights["already"].isnan(), state["already"].isnan())
 
 
 def test_strip_keeps_the_average_in_half_precision_and_what_it_needs(path: Path, tmp_path: Path) -> None:

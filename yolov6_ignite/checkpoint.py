@@ -2,19 +2,17 @@
 
 A checkpoint is a dictionary of tensors and plain values in torch's zip format, so that
 ``torch.load(path, weights_only=True)`` reads it and nothing in it can run. It is written beside its name, flushed
-and renamed; every record carries a CRC-32, which :func:`read_checkpoint` verifies.
+and renamed. :func:`read_checkpoint` trusts nothing: it reads with :mod:`yolov6_ignite.restricted_pickle`, which
+verifies the CRC-32 of every record and makes no more of a file than its bytes, and checks the keys below.
 
 Keys of every file: ``format``, ``version``, ``kind`` (``training`` or ``weights``), ``config``, ``names``,
-``metrics``, ``epoch`` (finished epochs). ``kind: weights`` adds ``model`` (averaged weights, fp16);
-``kind: training`` adds the run's whole state (:mod:`yolov6_ignite.training`).
+``metrics``, ``epoch`` (finished epochs), ``model``. ``kind: weights`` has averaged weights there, in fp16;
+``kind: training`` adds ``ema`` and the run's whole state (:mod:`yolov6_ignite.training`).
 """
 
 from __future__ import annotations
 
 import os
-import pickle
-import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,9 +20,12 @@ from typing import Any, BinaryIO
 import torch
 
 from yolov6_ignite.errors import ConfigError
+from yolov6_ignite.restricted_pickle import is_readable, read_archive
 
 __all__ = [
     "averaged_weights",
+    "checked_checkpoint",
+    "is_checkpoint",
     "previous_generation",
     "read_checkpoint",
     "read_newest",
@@ -37,6 +38,9 @@ __all__ = [
 
 FORMAT = "yolov6-ignite"
 VERSION = 1
+PLAIN = (type(None), bool, int, float, str)
+MAX_SETTINGS = 100_000  # numbers and texts in a configuration, which has 300 but for those of a user's handlers
+MAX_SETTINGS_DEPTH = 32
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any], *, keep_previous: bool = False) -> None:
@@ -92,11 +96,18 @@ def _require_plain(value: Any, where: str) -> None:
     """
     if isinstance(value, Mapping):
         for key, item in value.items():
+            if type(key) not in (str, int):
+                raise TypeError(f"{where}: a checkpoint cannot hold a key that is a {type(key).__name__}; use texts")
             _require_plain(item, f"{where}.{key}")
     elif type(value) in (list, tuple):
         for index, item in enumerate(value):
             _require_plain(item, f"{where}.{index}")
-    elif not isinstance(value, torch.Tensor) and type(value) not in (type(None), bool, int, float, str):
+    elif isinstance(value, torch.Tensor):
+        if not is_readable(value):
+            raise TypeError(
+                f"{where}: a checkpoint cannot hold an expanded, sparse or {value.dtype} tensor; convert it"
+            )
+    elif type(value) not in PLAIN:
         raise TypeError(f"{where}: a checkpoint cannot hold a {type(value).__name__}; use tensors and plain values")
 
 
@@ -106,35 +117,79 @@ def previous_generation(path: Path) -> Path:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint of ours onto the CPU and verifies it.
+    """Reads a checkpoint of ours onto the CPU and verifies it; nothing in it is run.
 
     Raises:
         ConfigError: there is no such file, it is damaged, or it is no checkpoint of this project.
     """
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such checkpoint")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ConfigError(f"{path}: is damaged ({damaged} does not match its checksum); use an earlier checkpoint")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError) as error:
-        raise ConfigError(f"{path}: is not a checkpoint, or it is damaged ({error})") from error
-    except pickle.UnpicklingError as error:
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        asked = f" (it asks for {name[1]})" if name else ""
-        raise ConfigError(
-            f"{path}: holds more than tensors and plain values{asked}, so it is not a checkpoint of this project; "
-            "nothing in it was run"
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    return checked_checkpoint(path, read_archive(path))
+
+
+def is_checkpoint(content: Any) -> bool:
+    """Whether what a file holds says that it is a checkpoint of this project."""
+    return isinstance(content, dict) and isinstance(content.get("format"), str) and content["format"] == FORMAT
+
+
+def checked_checkpoint(path: Path, content: Any) -> dict[str, Any]:
+    """What :func:`read_archive` found in a file, once every key that all checkpoints have is as it must be.
+
+    Raises:
+        ConfigError: it is no checkpoint of this project, or a key is missing or holds something else.
+    """
+    if not is_checkpoint(content):
         raise ConfigError(f"{path}: is not a checkpoint of this project")
-    if content["version"] > VERSION:
-        raise ConfigError(f"{path}: was written by a newer version of this project (format {content['version']})")
-    if content.get("kind") not in {"training", "weights"}:
-        raise ConfigError(f"{path}: holds no weights")
-    return content
+    version = content.get("version")
+    if type(version) is int and version > VERSION:
+        raise ConfigError(f"{path}: was written by a newer version of this project (format {version}); update it")
+    kind, names, epoch = content.get("kind"), content.get("names"), content.get("epoch")
+    size = path.stat().st_size
+    wrong = [
+        key
+        for key, right in {
+            "version": type(version) is int and version >= 1,
+            "kind": isinstance(kind, str) and kind in {"training", "weights"},
+            "config": _is_settings(content.get("config")),
+            "names": type(names) is list and len(names) > 0 and all(type(name) is str for name in names),
+            "metrics": _is_settings(content.get("metrics")),
+            "epoch": type(epoch) is int and epoch >= 0,
+            "model": _is_state(content.get("model"), size),
+            "ema": kind != "training" or _is_state(content.get("ema"), size),
+        }.items()
+        if not right
+    ]
+    if wrong:
+        raise ConfigError(
+            f"{path}: {', '.join(wrong)}: missing, or not what a checkpoint has there; use another copy of the file, "
+            "or an earlier checkpoint"
+        )
+    whole: dict[str, Any] = content
+    return whole
+
+
+def _is_state(value: Any, max_bytes: int) -> bool:
+    """Whether it is tensors by name, of at most so many bytes: a file can give one tensor thousands of names."""
+    return (
+        isinstance(value, dict)
+        and all(isinstance(key, str) and isinstance(item, torch.Tensor) for key, item in value.items())
+        and sum(tensor.numel() * tensor.element_size() for tensor in value.values()) <= max_bytes
+    )
+
+
+def _is_settings(value: Any) -> bool:
+    """Whether it is a dictionary of plain values, not too large or deep: a file can put one into itself."""
+    if not isinstance(value, dict):
+        return False
+    left, waiting = MAX_SETTINGS, [(value, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        parts = [*item.keys(), *item.values()] if type(item) is dict else item if type(item) in (list, tuple) else ()
+        left -= 1 + len(parts)
+        if left < 0 or depth > MAX_SETTINGS_DEPTH or (type(item) not in (*PLAIN, dict, list, tuple)):
+            return False
+        waiting += [(part, depth + 1) for part in parts]
+    return True
 
 
 def read_newest(path: Path, on_damage: Callable[[str], None]) -> dict[str, Any] | None:
@@ -167,14 +222,19 @@ def write_weights(
     metrics: Mapping[str, float],
     epoch: int,
 ) -> None:
-    """Writes a checkpoint of ``kind: weights``, in fp16.
+    """Writes a checkpoint of ``kind: weights``, in fp16; a tensor with numbers beyond its range stays in fp32.
 
     Raises:
         ConfigError: the file system refuses.
     """
-    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
-    whole = {"kind": "weights", "model": half, "config": config, "names": list(names), "metrics": metrics}
+    reduced = {key: _reduced(value) if value.is_floating_point() else value for key, value in state.items()}
+    whole = {"kind": "weights", "model": reduced, "config": config, "names": list(names), "metrics": metrics}
     write_checkpoint(path, {**whole, "epoch": epoch})
+
+
+def _reduced(value: torch.Tensor) -> torch.Tensor:
+    half = value.half()
+    return half if torch.equal(half.isfinite(), value.isfinite()) else value.float()
 
 
 def strip_checkpoint(source: Path, destination: Path) -> None:

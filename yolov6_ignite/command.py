@@ -24,6 +24,9 @@ def run_command(command: Callable[[], int]) -> int:
         if rank == "0" or not error.on_all_ranks:
             print(f"error: {error}" if rank == "0" else f"error on rank {rank}: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # a reader such as head has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more to say at the exit
+        return 0
     except ImportError as error:
         if error.name == "cv2" or "libGL" in str(error) or "libgthread" in str(error) or "libglib" in str(error):
             print(

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from yolov6_ignite.checkpoint import write_text
     from yolov6_ignite.data import build_index, load_dataset_file
-    from yolov6_ignite.distributed import resolve_device
+    from yolov6_ignite.distributed import memory_format, resolve_device
     from yolov6_ignite.evaluation import CocoEvaluation
     from yolov6_ignite.weights import load_model_and_config
 
@@ -83,11 +83,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
     seconds: dict[str, float] = {}
     evaluation = CocoEvaluation(index, dataset, config, device=device, seconds=seconds)
-    result = evaluation(model.to(device))
+    # As in training: scores that are almost equal come in the same order.
+    result = evaluation(model.to(device, memory_format=memory_format(device)))  # type: ignore[call-overload]
     evaluation.loader.close()
     speed = {f"{stage}_ms": 1000 * s / len(index.paths) for stage, s in seconds.items()}
     print(result.table())
     print(result.per_class_table())
+    if evaluation.losses:
+        print("losses: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluation.losses.items()))
     print("speed, ms an image: " + ", ".join(f"{name.removesuffix('_ms')} {ms:.2f}" for name, ms in speed.items()))
     if options.plots is not None:
         options.plots.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ import torch
 from yolov6_ignite.compose import first_epoch_without_strong_augmentation
 from yolov6_ignite.config import Config
 from yolov6_ignite.data import build_index, load_dataset_file
+from yolov6_ignite.data.class_balance import image_repeat_factors
 from yolov6_ignite.errors import UserError
 from yolov6_ignite.handlers.evaluation import evaluated_epochs
 from yolov6_ignite.models import build_model, count_parameters, gflops
@@ -44,15 +45,17 @@ def _plan(config: Config) -> list[str]:
                 on_bad_image=config.data.on_bad_image,
                 recheck=False,
             )
-            images = len(index.paths)
-            lines.append(f"  data: {images} training images, {num_classes} classes")
+            images = round(float(image_repeat_factors(index, config.data.repeat_factor).sum()))
+            shown = "" if images == len(index) else f", {images} shown an epoch"
+            lines.append(f"  data: {len(index)} training images{shown}, {num_classes} classes")
     except UserError as error:
         lines.append(f"  data: {error}")
     with torch.device("meta"):  # shapes are enough
-        model = build_model(config.model, num_classes)
+        model = build_model(config.model, num_classes, fuse_ab=config.train.fuse_ab, distill_ns=config.distill_ns)
+        deployed = model.deploy()
     lines.append(
         f"  model: {config.model.type}, {count_parameters(model):,} parameters; deployed "
-        f"{count_parameters(model.deploy()):,} and {gflops(model.deploy(), height_width):.2f} GFLOPs "
+        f"{count_parameters(deployed):,} and {gflops(deployed, height_width):.2f} GFLOPs "
         f"at {height_width[0]} x {height_width[1]} px"
     )
     cutoff = first_epoch_without_strong_augmentation(config)

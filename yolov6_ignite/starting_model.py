@@ -13,9 +13,20 @@ from yolov6_ignite.models import Detector, build_model
 from yolov6_ignite.optim import BlockScales, freeze, reinitialise, rep_scales
 from yolov6_ignite.weights import find_weights, load_matching_weights, read_weights
 
-__all__ = ["build_starting_model"]
+__all__ = ["build_starting_model", "find_all_weights"]
 
 logger = logging.getLogger(__name__)
+
+
+def find_all_weights(config: Config) -> None:
+    """Finds, or downloads, every weight file that a fresh run needs, before the data set is read.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    for name in (config.train.weights, config.model.scales, config.distill.teacher):
+        if name is not None:
+            _found(name)
 
 
 def build_starting_model(

@@ -92,6 +92,10 @@ def _spawn(config: Config) -> int:
     from ignite.distributed.launcher import Parallel
     from torch.multiprocessing.spawn import ProcessExitedException
 
+    from yolov6_ignite.data import load_dataset_file
+
+    if config.data.dataset is not None:
+        load_dataset_file(config.data.dataset)  # a wrong path is told once, and at once
     backend = _backend(config)
     if backend == "nccl" and config.train.devices > torch.cuda.device_count():
         raise ConfigError(

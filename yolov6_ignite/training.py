@@ -53,7 +53,7 @@ from yolov6_ignite.plots import draw_batch, save_image, training_curves
 from yolov6_ignite.random_state import random_state, seed_everything, set_random_state
 from yolov6_ignite.run_directory import RunDirectory, choose_run_directory, config_differences
 from yolov6_ignite.run_files import LazyWriter, RunLog
-from yolov6_ignite.starting_model import build_starting_model
+from yolov6_ignite.starting_model import build_starting_model, find_all_weights
 from yolov6_ignite.training_data import TrainingData
 
 __all__ = ["Training", "build_training"]
@@ -348,9 +348,11 @@ def build_training(config: Config) -> Training:
     if directory.resumed_from is not None and config.train.precision == "auto":
         chosen = directory.resumed_from["config"]["train"]["precision"]
     config = config.model_copy(update={"train": config.train.model_copy(update={"precision": chosen})})
-    if config.data.batch_size == "auto":
-        config = _with_batch_size(config, directory, device)
     with RunLog() as log:
+        if directory.resumed_from is None:
+            find_all_weights(config)
+        if config.data.batch_size == "auto":
+            config = _with_batch_size(config, directory, device)
         training = Training(config, directory, device)
         if idist.get_rank() == 0:
             log.write_to(directory.path / "train.log")

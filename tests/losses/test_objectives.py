@@ -220,7 +220,8 @@ def test_cuda_agrees_and_does_not_wait(make_loss: Any, make_scene: MakeScene) ->
         total.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(total.cpu(), reference, rtol=1e-5, atol=0)
+    # fp32 rounds the divergence of classes by some 1e-5 of it, and devices do so differently.
+    torch.testing.assert_close(total.cpu(), reference, rtol=1e-4 if make_loss is distillation else 1e-5, atol=0)
     for name, x in scene.leaves.items():
         if x.grad is not None:
             torch.testing.assert_close(x.grad.cpu(), expected.leaves[name].grad, rtol=1e-3, atol=1e-5)

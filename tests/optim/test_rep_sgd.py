@@ -152,9 +152,9 @@ def test_its_state_brings_the_masks_back(tmp_path: Path) -> None:
     optimizer = RepSGD(model.parameters(), masks_of(model), **SETTINGS)
     train(model, optimizer, range(3))
     path = tmp_path / "last_ckpt.pt"
-    write_checkpoint(
-        path, {"kind": "training", "model": model.state_dict(), "optimizer": optimizer.state_dict(), "config": {}}
-    )
+    rest = {"ema": model.state_dict(), "config": {}, "names": ["x"], "metrics": {}, "epoch": 1}
+    states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    write_checkpoint(path, {"kind": "training", **states, **rest})
     uninterrupted = train(model, optimizer, range(3, 6))
 
     content = read_checkpoint(path)

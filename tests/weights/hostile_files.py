@@ -50,7 +50,7 @@ def hash_bomb(path: Path, canary: Path) -> None:
 
 @bomb("instructions")
 def instruction_bomb(path: Path, canary: Path) -> None:
-    write_raw(path, b"N" * 1_100_000)
+    write_raw(path, b"N" * 4_100_000)
 
 
 @bomb("larger than 16 MiB")
@@ -123,7 +123,63 @@ def deeply_nested_tuple(path: Path, canary: Path) -> None:
     write_raw(path, b")" + b"\x85" * 300_000)
 
 
+# Bombs in the format of this project
+
+
+def own(model: object) -> dict[str, object]:
+    head = {"format": "yolov6-ignite", "version": 1, "kind": "weights", "config": {}, "names": ["a"]}
+    return {**head, "metrics": {}, "epoch": 1, "model": model}
+
+
+@bomb("larger than its storage")
+def own_expanded_tensor(path: Path, canary: Path) -> None:
+    torch.save(own({"w": torch.zeros(1, dtype=torch.half).expand(10**12)}), path)
+
+
+@bomb("compressed")
+def own_deflated_zeros(path: Path, canary: Path) -> None:
+    torch.save(own({"w": torch.zeros(5_000_000)}), path)
+    records = unzip(path.read_bytes())
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in records.items():
+            archive.writestr(f"archive/{name}", data)
+    assert path.stat().st_size < 100_000
+
+
+@bomb("compressed")
+def zip_of_zeros(path: Path, canary: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", b"")
+        archive.writestr("archive/data/0", bytes(20_000_000))
+
+
+@bomb("model: missing, or not")
+def own_tensor_under_many_names(path: Path, canary: Path) -> None:
+    weight = torch.zeros(1_000_000, dtype=torch.half)
+    torch.save(own({f"w{number}": weight for number in range(10_000)}), path)
+
+
+@bomb("config: missing, or not")
+def own_configuration_in_itself(path: Path, canary: Path) -> None:
+    content = own({"w": torch.zeros(1)})
+    content["config"] = {"model": content}
+    torch.save(content, path)
+
+
+@bomb("metrics: missing, or not")
+def own_metrics_that_double_at_each_level(path: Path, canary: Path) -> None:
+    value: list[object] = []
+    for _ in range(30):
+        value = [value, value]
+    torch.save({**own({}), "metrics": {"a": value}}, path)
+
+
 # Files that are something else
+
+
+@other("not a checkpoint of this project, and no official weight file")
+def plain_state_dict(path: Path, canary: Path) -> None:
+    torch.save({"model": {"w": torch.zeros(1)}, "format": torch.zeros(3)}, path)
 
 
 @other("before 1.6")
@@ -171,12 +227,12 @@ def empty_file(path: Path, canary: Path) -> None:
     path.touch()
 
 
-@other("not a regular file")
+@other("is not a file")
 def folder(path: Path, canary: Path) -> None:
     path.mkdir()
 
 
-@other("no such file")
+@other("no such weight file")
 def nothing(path: Path, canary: Path) -> None:
     pass
 

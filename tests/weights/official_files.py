@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolov6_ignite.restricted_pickle import read_archive
+from yolov6_ignite.weights.official import OfficialWeights, official_weights
+
 BUFFERS = {"running_mean", "running_var", "num_batches_tracked"}
 
 
@@ -79,6 +82,10 @@ def save_official(
         whole = {"model": model.half(), "ema": None, "updates": None, "optimizer": None, "epoch": -1, **content}
         torch.save(whole, path)
     return path
+
+
+def read_official(path: Path) -> OfficialWeights:
+    return official_weights(path, read_archive(path))
 
 
 def tiny_state() -> dict[str, Tensor]:

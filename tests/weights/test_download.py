@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
+import stat
 import threading
 import urllib.error
 import urllib.request
@@ -153,12 +155,23 @@ def test_a_path_to_nothing_means_the_official_file(
         ("yolov6-n.pt", "did you mean .*yolov6n.pt"),
         ("weights/yolov6lite_x.pt", "did you mean .*yolov6lite_s.pt"),
         ("runs/exp/best_ckpt.pt", "no such weight file; official files: .*yolov6n.pt"),
+        ("foo.pt", "no such weight file; official files"),
+        ("model.pt", "no such weight file; official files"),
     ],
 )
 def test_unknown_names_are_refused_with_what_was_meant(server: Server, name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         find_weights(name)
     assert server.requests == []
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "mine.pt").write_bytes(b"mine")
+    assert find_weights("~/mine.pt") == tmp_path / "mine.pt"
+    with pytest.raises(ConfigError, match="no such weight file"):
+        find_weights("~nobody-of-that-name/mine.pt")
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
@@ -174,7 +187,7 @@ def test_a_partial_download_leaves_nothing(server: Server, cache: Path, sent: in
     with pytest.raises(ConfigError) as caught:
         find_weights("yolov6n.pt")
     assert f"put the file at {cache / 'yolov6n.pt'} by hand" in str(caught.value)
-    assert "train.weights=/path/to/yolov6n.pt" in str(caught.value)
+    assert "or give the path of your own file" in str(caught.value)
     assert names_in(cache) == []
     server.sent = len(CONTENT)
     assert find_weights("yolov6n.pt").read_bytes() == CONTENT
@@ -194,6 +207,29 @@ def test_a_length_that_is_not_kept_is_refused(cache: Path, monkeypatch: pytest.M
 def test_an_answer_without_length_is_taken(server: Server) -> None:
     server.announced = None
     assert find_weights("yolov6n.pt").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("announced", [None, len(CONTENT)])
+def test_an_answer_without_end_is_cut_off(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, announced: int | None
+) -> None:
+    monkeypatch.setattr(download, "MAX_BYTES", len(CONTENT) - 1)
+    server.announced = announced
+    with pytest.raises(ConfigError, match=r"yolov6n\.pt: is larger than"):
+        find_weights("yolov6n.pt")
+    assert names_in(cache) == []
+    monkeypatch.setattr(download, "MAX_BYTES", len(CONTENT))
+    assert find_weights("yolov6n.pt").read_bytes() == CONTENT
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")
+@pytest.mark.parametrize(("folder", "file"), [(0o755, 0o644), (0o750, 0o640), (0o700, 0o600), (0o777, 0o644)])
+def test_who_may_read_the_folder_may_read_the_file(server: Server, cache: Path, folder: int, file: int) -> None:
+    cache.mkdir(parents=True)
+    cache.chmod(folder)
+    path = find_weights("yolov6n.pt")
+    assert [stat.S_IMODE((cache / name).stat().st_mode) for name in names_in(cache)] == [file, file]
+    assert path.parent == cache
 
 
 def test_a_missing_file_on_the_server(server: Server, cache: Path) -> None:
@@ -307,7 +343,8 @@ def test_a_slow_download_shows_how_far_it_is(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(download, "PROGRESS_INTERVAL_S", -1.0)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("WARNING"):  # the least that a command shows, and Python where nothing is configured
         find_weights("yolov6n.pt")
+    assert "downloading https://github.com/meituan/YOLOv6/releases/download/0.4.0/yolov6n.pt to" in caplog.text
     assert "yolov6n.pt: 2.3 of 2.3 MB" in caplog.text
     assert f"SHA-256 {DIGEST}" in caplog.text

@@ -14,6 +14,7 @@ from official_files import save_official
 from torch import Tensor
 
 from yolov6_ignite import convert
+from yolov6_ignite.checkpoint import write_weights
 from yolov6_ignite.config_file import load_config
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.models import Detector, build_model
@@ -100,8 +101,47 @@ def test_a_given_recipe_is_used(official: Callable[..., tuple[Path, Detector]], 
     recipe.write_text("base: yolov6n\nmodel: {type: mine, width_multiple: 0.125, depth_multiple: 0.1}\n")
     assert read_weights(path, recipe=recipe).config.model.type == "mine"
     assert torch.equal(predictions(load_model(path, recipe=recipe)), predictions(model))
-    with pytest.raises(ConfigError, match="do not fit their recipe"):
+    with pytest.raises(
+        ConfigError, match=r"do not fit their recipe.* of another shape \(.*, .*, .*, \.\.\.\)"
+    ) as caught:
         load_model(path, recipe="yolov6s")
+    assert len(str(caught.value)) < 600 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "classes", "message"),
+    [
+        ({"width_multiple": 1e4}, 3, "do not fit .* more blocks or channels"),
+        ({"width_multiple": 1e300}, 3, "do not fit .* more blocks or channels"),
+        ({"depth_multiple": 1e9}, 3, "do not fit .* more blocks or channels"),
+        ({"depth_multiple": 1.7e308}, 3, "do not fit"),
+        ({"width_multiple": 4.0}, 3, r"do not fit .*: \d+ of another shape"),
+        ({"depth_multiple": 1.0}, 3, r"do not fit .*: \d+ missing"),
+        ({}, 2, r"do not fit their recipe or class names: 6 of another shape \(detect\.cls_preds\.0\.bias, "),
+        ({}, 500_000, "do not fit their recipe or class names: 6 of another shape"),
+    ],
+)
+def test_a_recipe_that_asks_for_more_than_its_weights_is_not_built(
+    overrides: dict[str, float], classes: int, message: str, tmp_path: Path
+) -> None:
+    config = load_config("yolov6n", SMALL)
+    state = build_model(config.model, 3).state_dict()
+    written = config.model_dump(mode="json")
+    written["model"] |= overrides
+    path = tmp_path / "own.pt"
+    write_weights(path, state=state, config=written, names=["x"] * classes, metrics={}, epoch=1)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_model(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(("recipe", "size_px"), [("yolov6n", 640), ("yolov6n6", 1280)])
+def test_the_image_size_of_a_network_of_no_recipe(
+    recipe: str, size_px: int, official: Callable[..., tuple[Path, Detector]]
+) -> None:
+    path, _ = official(recipe)
+    config = load_model_and_config(path)[1]
+    assert (config.model.width_multiple, config.data.image_size) == (1.0, size_px)  # 0.125 in a recipe
 
 
 def test_class_names_that_a_file_lacks(official: Callable[..., tuple[Path, Detector]]) -> None:
@@ -131,6 +171,39 @@ def test_weights_of_another_number_of_classes(
     listed = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(listed) == 2
     assert all(key in line for key in other for line in listed)
+
+
+def test_half_of_the_model_is_enough(tmp_path: Path) -> None:
+    config = load_config("yolov6n", SMALL)
+    path = tmp_path / "part.pt"
+    own = build_model(config.model, 3).state_dict()
+    assert len(own) % 2
+    for count in (len(own) // 2, len(own) // 2 + 1):
+        part = dict(list(own.items())[:count])
+        write_weights(path, state=part, config=config.model_dump(mode="json"), names=list("abc"), metrics={}, epoch=1)
+        model = build_model(config.model, 3)
+        if 2 * count < len(own):
+            with pytest.raises(ConfigError, match=f"is of another model: only {count} of {len(own)} entries fit"):
+                load_matching_weights(model, path)
+        else:
+            load_matching_weights(model, path)
+
+
+@pytest.mark.parametrize("head", ["fuse_ab", "distill_ns"])
+def test_entries_that_only_the_file_has_are_listed(
+    head: str, official: Callable[..., tuple[Path, Detector]], caplog: pytest.LogCaptureFixture
+) -> None:
+    dfl = ["model.head.use_dfl=true", "model.head.reg_max=16"]
+    path, source = official("yolov6n", *dfl, heads={head: True})
+    model = build_model(load_config("yolov6n", SMALL).model, 3)
+    with caplog.at_level(logging.WARNING):
+        load_matching_weights(model, path)
+    own, given = model.state_dict(), source.state_dict()
+    extra = sorted(given.keys() - own.keys())
+    assert extra
+    (line,) = [record.getMessage() for record in caplog.records if "not used" in record.getMessage()]
+    assert all(key in line for key in extra)
+    assert all(torch.equal(own[key], given[key]) for key in own if own[key].shape == given[key].shape)
 
 
 def test_weights_of_another_model_are_refused(official: Callable[..., tuple[Path, Detector]]) -> None:

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from official_files import module_tree, save_official, tiny_state, yolov6_classes
+from official_files import module_tree, read_official, save_official, tiny_state, yolov6_classes
 from torch import Tensor
 
-from yolov6_ignite.checkpoint import write_checkpoint
 from yolov6_ignite.errors import ConfigError
-from yolov6_ignite.weights.official import is_official, read_official
 
 
 def by_the_rule(key: str, like: Tensor) -> Tensor:
@@ -51,7 +49,6 @@ def by_the_rule(key: str, like: Tensor) -> Tensor:
 def test_files_written_by_the_reference(shared: Path, file: str, network: str, classes: dict[str, str]) -> None:
     path = shared / f"golden/official/{file}.pt"
     expected = json.loads((shared / f"spec/state_dicts/{network}.json").read_text())["state_dict"]
-    assert is_official(path)
     weights = read_official(path)
     assert {key: list(value.shape) for key, value in weights.state.items()} == expected
     assert list(weights.state) == list(expected)
@@ -163,16 +160,6 @@ def test_files_without_a_network_are_refused(tmp_path: Path, content: dict[str, 
     path = save_official(tmp_path / "w.pt", tiny_state(), **content)
     with pytest.raises(ConfigError, match=r"holds no network|'ema' or 'model'"):
         read_official(path)
-
-
-def test_only_official_files_are_official(tmp_path: Path) -> None:
-    assert is_official(save_official(tmp_path / "official.pt", tiny_state()))
-    own = tmp_path / "own.pt"
-    write_checkpoint(own, {"kind": "weights", "model": tiny_state(), "names": ["yolov6.models.yolo Model"]})
-    assert not is_official(own)
-    (tmp_path / "text.pt").write_text("yolov6.models.yolo Model")
-    assert not is_official(tmp_path / "text.pt")
-    assert not is_official(tmp_path / "missing.pt")
 
 
 # Files of releases 0.2.0 and 0.3.0: today's names are changed back, and have to be found again.

@@ -94,9 +94,10 @@ def networks(draw: st.DrawFn) -> tuple[ModelConfig, dict[str, bool]]:
         values = st.integers(least, most).map(lambda value: value * factor)
         return draw(st.lists(values, min_size=count, max_size=count))
 
+    kind = draw(st.sampled_from(["BepC3", "MBLABlock"]))
+
     def csp_keys() -> dict[str, Any]:
-        kind = st.sampled_from(["BepC3", "MBLABlock"])
-        return {"csp_e": draw(st.floats(0.2, 1)), "stage_block_type": draw(kind)} if csp else {}
+        return {"csp_e": draw(st.floats(0.2, 1)), "stage_block_type": kind} if csp else {}
 
     dfl = draw(st.booleans())
     model = ModelConfig.model_validate(

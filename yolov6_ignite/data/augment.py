@@ -46,9 +46,9 @@ def augmented_sample(
         RGB uint8 (3, \\*target), contiguous, and float32 (n, 5) normalised rows class, cx, cy, w, h.
     """
     if strong and rng.random() < augment.mosaic:
-        image, boxes = render_mosaic(source, draw_mosaic(rng, index, len(source), target, augment), target)
+        image, boxes = render_mosaic(source, draw_mosaic(rng, index, source, target, augment), target)
         if rng.random() < augment.mixup:
-            other = draw_mosaic(rng, int(rng.integers(len(source))), len(source), target, augment)
+            other = draw_mosaic(rng, source.draw(rng, 1)[0], source, target, augment)
             other_image, other_boxes = render_mosaic(source, other, target)
             image = blend(image, other_image, float(rng.beta(MIXUP_BETA, MIXUP_BETA)))
             boxes = np.concatenate([boxes, other_boxes])

@@ -8,6 +8,7 @@ from typing import Literal
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from yolov6_ignite.config import AugmentConfig
@@ -39,6 +40,7 @@ class TrainDataset(Dataset[Sample]):
         on_bad_image: what to do when an image cannot be read any more.
         batch_size: of global batches; needed with ``batch_shapes``.
         batch_shapes: shape of every global batch, instead of ``image_size``.
+        repeats: (n,) times that each image is shown in an epoch: mosaic and mixup draw their images accordingly.
     """
 
     def __init__(
@@ -53,8 +55,9 @@ class TrainDataset(Dataset[Sample]):
         on_bad_image: Literal["skip", "error"] = "skip",
         batch_size: int = 1,
         batch_shapes: Sequence[Shape] | None = None,
+        repeats: NDArray[np.float64] | None = None,
     ) -> None:
-        self.source = ImageSource(index, image_size, cache=cache, on_bad_image=on_bad_image)
+        self.source = ImageSource(index, image_size, cache=cache, on_bad_image=on_bad_image, repeats=repeats)
         self._paths = index.paths
         self._image_size = image_size
         self._augment = augment

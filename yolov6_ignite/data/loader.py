@@ -103,6 +103,7 @@ def build_train_loader(
         on_bad_image=data.on_bad_image,
         batch_size=data.images_per_batch,
         batch_shapes=shapes,
+        repeats=repeats,
     )
     sampler = EpochBatchSampler(
         len(index),

@@ -38,10 +38,10 @@ class MosaicDraw(NamedTuple):
 
 
 def draw_mosaic(
-    rng: np.random.Generator, index: int, num_images: int, target: tuple[int, int], augment: AugmentConfig
+    rng: np.random.Generator, index: int, source: ImageSource, target: tuple[int, int], augment: AugmentConfig
 ) -> MosaicDraw:
-    """Draw three images besides ``index``, their order, the centre and the crop."""
-    indices = rng.permutation([index, *rng.integers(num_images, size=3)])
+    """Draw three images of the source besides ``index``, their order, the centre and the crop."""
+    indices = rng.permutation([index, *source.draw(rng, 3)])
     centre_y, centre_x = (int(rng.uniform(side // 2, 3 * side // 2)) for side in target)
     return MosaicDraw(tuple(indices.tolist()), centre_y, centre_x, draw_affine(rng, augment))
 

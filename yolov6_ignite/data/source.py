@@ -28,6 +28,7 @@ class ImageSource:
         area: average when reducing (evaluation) instead of linear interpolation (training).
         cache: images resized to ``fit`` with linear interpolation, or None.
         on_bad_image: what to do when an image that was good in the index cannot be read any more.
+        repeats: (n,) times that each image is shown in an epoch; by default all are shown equally often.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ImageSource:
         area: bool = False,
         cache: RamCache | None = None,
         on_bad_image: Literal["skip", "error"] = "skip",
+        repeats: NDArray[np.float64] | None = None,
     ) -> None:
         if cache is not None and (area or cache.image_size != fit):
             raise ValueError(f"the cache holds training images for {cache.image_size}, not for {fit}")
@@ -46,6 +48,7 @@ class ImageSource:
         self._area = area
         self._cache = cache
         self._on_bad_image = on_bad_image
+        self._shown_up_to = None if repeats is None else np.cumsum(repeats)
         self._unreadable = torch.zeros(len(index), dtype=torch.uint8).share_memory_()  # one for all workers
 
     def __len__(self) -> int:
@@ -64,6 +67,14 @@ class ImageSource:
     def labels(self, i: int) -> NDArray[np.float32]:
         """Normalised rows (class, cx, cy, w, h); a view."""
         return self._index.labels(i)
+
+    def draw(self, rng: np.random.Generator, count: int) -> list[int]:
+        """Images for a sample to be mixed with, as often as an epoch shows them, with replacement."""
+        if self._shown_up_to is None:
+            drawn = rng.integers(len(self), size=count)
+        else:
+            drawn = np.searchsorted(self._shown_up_to, rng.random(count) * self._shown_up_to[-1], side="right")
+        return [min(i, len(self) - 1) for i in drawn.tolist()]  # a product can be rounded up to the very end
 
     def image(self, i: int) -> Image | None:
         """The image as BGR uint8 (height, width, 3), not to be written to; None if it cannot be read any more.

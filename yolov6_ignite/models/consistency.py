@@ -15,7 +15,7 @@ def head_strides(config: ModelConfig) -> list[int]:
 
 
 def check_model(config: ModelConfig, *, fuse_ab: bool, distill_ns: bool) -> None:
-    """Refuses what would fail, or be ignored, while building.
+    """Refuses parts that do not fit together, and keys that would say one thing and mean another.
 
     Raises:
         ConfigError: names the key and what it should be.
@@ -65,6 +65,11 @@ def check_model(config: ModelConfig, *, fuse_ab: bool, distill_ns: bool) -> None
     ):
         if ignored:
             raise ConfigError(f"model.{key}: has no meaning with {backbone.type}; remove it")
+    if neck.stage_block_type != backbone.stage_block_type:
+        raise ConfigError(
+            f"model.neck.stage_block_type: {neck.stage_block_type}, but model.backbone.stage_block_type is "
+            f"{backbone.stage_block_type}; give both the same"
+        )
     _check_head(config, plain_only=lite or p6, fuse_ab=fuse_ab, distill_ns=distill_ns)
 
 
@@ -78,7 +83,10 @@ def _check_head(config: ModelConfig, *, plain_only: bool, fuse_ab: bool, distill
     if fuse_ab and anchors is None:
         raise ConfigError("model.head.anchors_init: is required by anchor-aided training (fuse_ab)")
     if anchors is not None and (
-        len(anchors) != config.head.num_layers or len({len(a) for a in anchors}) != 1 or len(anchors[0]) % 2
+        len(anchors) != config.head.num_layers
+        or len({len(a) for a in anchors}) != 1
+        or not anchors[0]
+        or len(anchors[0]) % 2
     ):
         raise ConfigError(
             f"model.head.anchors_init: {anchors}; expected {config.head.num_layers} lists, each of as many width, "

@@ -8,12 +8,17 @@ from torch import Tensor, nn
 from yolov6_ignite.models.blocks import Block, RepBlock, unit_of
 from yolov6_ignite.models.conv import ConvModule
 
-__all__ = ["BepC3", "BottleRep", "MBLABlock", "bottlenecks"]
+__all__ = ["BepC3", "BottleRep", "MBLABlock", "bottlenecks", "branch_depths"]
 
 
 def bottlenecks(repeats: int) -> int:
     """Bottlenecks in a stage of `repeats` blocks: each counts as two."""
     return max(repeats // 2, 1)
+
+
+def branch_depths(deepest: int) -> list[int]:
+    """Bottlenecks in every branch of an MBLABlock: none, the largest power of two below `deepest`, `deepest`."""
+    return [0, 1 << (deepest - 1).bit_length() - 1, deepest] if deepest > 1 else [0, 1]
 
 
 class BottleRep(nn.Module):
@@ -73,7 +78,7 @@ class MBLABlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, repeats: int, *, block: Block, ratio: float) -> None:
         super().__init__()
-        depths = _branch_depths(bottlenecks(repeats))
+        depths = branch_depths(bottlenecks(repeats))
         hidden, activation = int(out_channels * ratio), unit_of(block).activation
         self._branches = len(depths)
         self.cv1 = ConvModule(in_channels, len(depths) * hidden, 1, activation=activation())
@@ -90,13 +95,3 @@ class MBLABlock(nn.Module):
             for bottleneck in bottleneck_chain:  # type: ignore[attr-defined]
                 results.append(bottleneck(results[-1]))
         return self.cv2(torch.cat(results, dim=1))
-
-
-def _branch_depths(deepest: int) -> list[int]:
-    """Bottlenecks in every branch: none, the largest power of two below `deepest`, `deepest`."""
-    if deepest == 1:
-        return [0, 1]
-    step = 1
-    while 2 * step < deepest:
-        step *= 2
-    return [0, step, deepest]

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import http.client
 import logging
+import os
 import ssl
 import time
 import urllib.error
@@ -26,7 +27,7 @@ RELEASED = {
     **{f"yolov6{size}_mbla.pt": "0.4.0" for size in "smlx"},
     **{f"yolov6lite_{size}.pt": "0.4.0" for size in "sml"},
     **{f"yolov6{size}_base.pt": "0.3.0" for size in "nsml"},
-    "yolov6t.pt": "0.2.0",
+    "yolov6t.pt": "0.2.0",  # an assumption: the specification names no release for it
 }
 """The official weight files and the release that holds each (specification, models 9.5)."""
 
@@ -37,6 +38,8 @@ RELEASE_FOLDER = "https://github.com/meituan/YOLOv6/releases/download"
 TIMEOUT_S = 30.0  # without a byte
 PROGRESS_INTERVAL_S = 5.0
 CHUNK_BYTES = 1 << 20
+MAX_BYTES = 1 << 30  # the largest network has 0.28 GB in half precision
+ALIKE = 0.75  # names that share less are not suggested
 
 
 def find_weights(name: str | Path) -> Path:
@@ -47,19 +50,19 @@ def find_weights(name: str | Path) -> Path:
     several at once only download several times.
 
     Args:
-        name: a path, or the name of an official file (``yolov6n.pt``). A path to nothing whose last part is such a
-            name means the official file.
+        name: a path (``~`` is the home folder), or the name of an official file (``yolov6n.pt``). A path to nothing
+            whose last part is such a name means the official file.
 
     Raises:
         ConfigError: there is no such file, it cannot be downloaded, or it is not what it was.
     """
-    path = Path(name)
+    path = Path(os.path.expanduser(name))
     if path.is_file():
         return path
     if path.exists():
         raise ConfigError(f"{path}: is not a file; give a weight file")
     if path.name not in RELEASED:
-        near = difflib.get_close_matches(path.name, RELEASED, n=3)
+        near = difflib.get_close_matches(path.name, RELEASED, n=3, cutoff=ALIKE)
         hint = f"did you mean {', '.join(near)}?" if near else f"official files: {', '.join(sorted(RELEASED))}"
         raise ConfigError(f"{path}: there is no such weight file; {hint}")
     cached = user_cache_dir() / "weights" / path.name
@@ -103,44 +106,60 @@ def _download(url: str, path: Path) -> None:
     Raises:
         ConfigError: the network, the server or the disk refuses, or the file is not the expected one.
     """
-    by_hand = f"put the file at {path} by hand, or name one of your own: train.weights=/path/to/{path.name}"
-    logger.info("downloading %s to %s", url, path)
+    by_hand = f"put the file at {path} by hand, or give the path of your own file"
+    logger.warning("downloading %s to %s", url, path)
     try:
         with atomic_write(path) as file, _open(url) as response:
             length = response.headers.get("Content-Length")
             total = int(length) if length and length.isdigit() else None
-            digest, received = _copy(response, file, path.name, total)
+            digest, received = _copy(response, file, url, total)
             if total is not None and received != total:
                 raise ConfigError(f"{url}: ended after {received} of {total} bytes; try again, or {by_hand}")
             expected = SHA256.get(path.name, digest)
             if digest != expected:
                 raise ConfigError(f"{url}: its SHA-256 is {digest}, expected {expected}: not kept; {by_hand}")
+            _share(file, path.parent)
             _write_record(path, digest)  # before the file gets its name, so that it never lacks its hash
     except urllib.error.HTTPError as error:
         raise ConfigError(f"{url}: cannot be downloaded (HTTP {error.code} {error.reason}); {by_hand}") from error
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise ConfigError(f"{url}: cannot be downloaded to {path.parent} ({reason}); {by_hand}") from error
-    logger.info("%s: SHA-256 %s", path, digest)
+    logger.warning("%s: SHA-256 %s", path, digest)
 
 
-def _copy(source: Any, destination: IO[bytes], name: str, total: int | None) -> tuple[str, int]:
-    """Copies a response, with a progress line now and then: the SHA-256 and the number of bytes."""
+def _copy(source: Any, destination: IO[bytes], url: str, total: int | None) -> tuple[str, int]:
+    """Copies a response, with a progress line now and then: the SHA-256 and the number of bytes.
+
+    Raises:
+        ConfigError: there are more than MAX_BYTES.
+    """
+    name = url.rpartition("/")[2]
     digest, received = hashlib.sha256(), 0
     reported = time.monotonic()
     while chunk := source.read(CHUNK_BYTES):
+        if received + len(chunk) > MAX_BYTES:
+            raise ConfigError(
+                f"{url}: is larger than {MAX_BYTES >> 20} MiB, so it is no weight file; give the path of your own"
+            )
         destination.write(chunk)
         digest.update(chunk)
         received += len(chunk)
         if time.monotonic() - reported > PROGRESS_INTERVAL_S:
             reported = time.monotonic()
-            logger.info("%s: %.1f of %s MB", name, received / 1e6, "?" if total is None else f"{total / 1e6:.1f}")
+            logger.warning("%s: %.1f of %s MB", name, received / 1e6, "?" if total is None else f"{total / 1e6:.1f}")
     return digest.hexdigest(), received
 
 
 def _write_record(path: Path, digest: str) -> None:
     with atomic_write(_record_path(path)) as file:
         file.write(f"{digest}  {path.name}\n".encode())  # as sha256sum writes it
+        _share(file, path.parent)
+
+
+def _share(file: IO[bytes], folder: Path) -> None:
+    """Makes a temporary file, which is its owner's alone, readable to those who may read the folder."""
+    os.chmod(file.name, 0o600 | folder.stat().st_mode & 0o044)
 
 
 def _record_path(path: Path) -> Path:

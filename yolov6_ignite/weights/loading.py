@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from yolov6_ignite.checkpoint import averaged_weights, read_checkpoint
+from yolov6_ignite.checkpoint import averaged_weights, checked_checkpoint, is_checkpoint
 from yolov6_ignite.config import Config, DataConfig
 from yolov6_ignite.config_file import load_config
 from yolov6_ignite.data import load_dataset_file
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.models import Detector, build_model
+from yolov6_ignite.models.scaling import scaled
+from yolov6_ignite.restricted_pickle import read_archive
 from yolov6_ignite.weights.download import find_weights
-from yolov6_ignite.weights.official import is_official, read_official
+from yolov6_ignite.weights.official import official_weights
 from yolov6_ignite.weights.recognise import recognise
 
 __all__ = ["Weights", "load_matching_weights", "load_model", "load_model_and_config", "read_weights"]
@@ -52,18 +57,45 @@ class Weights:
         Raises:
             ConfigError: the weights do not fit their own recipe.
         """
-        model = build_model(
+        build = functools.partial(
+            build_model,
             self.config.model,
             len(self.names),
             fuse_ab="detect.cls_preds_ab.0.weight" in self.state,
             distill_ns="detect.reg_preds_dist.0.weight" in self.state,
         )
-        try:
-            model.load_state_dict(self.state)
-        except RuntimeError as error:
-            raise ConfigError(f"{self.path}: its weights do not fit their recipe ({error})") from error
+        try:  # a recipe can ask for more time and memory than there is, its weights cannot
+            self._require_room()
+            with torch.device("meta"):
+                built = build().state_dict()
+        except (ConfigError, ArithmeticError) as error:
+            raise ConfigError(f"{self.path}: its weights do not fit their recipe: {error}") from error
+        self._require_fit(built)
+        model = build()
+        model.load_state_dict(self.state)
         model.names = list(self.names)
         return model.eval().requires_grad_(False)
+
+    def _require_room(self) -> None:
+        """Refuses a recipe of more blocks than there are weights, or with more channels than they have numbers."""
+        model = scaled(self.config.model)
+        backbone, neck = model.backbone, model.neck
+        blocks = sum(backbone.num_repeats) + sum(neck.num_repeats)
+        numbers = sum(weight.numel() for weight in self.state.values())
+        if blocks > len(self.state) or max(numbers, *backbone.out_channels, *neck.out_channels) > numbers:
+            raise ConfigError("it asks for more blocks or channels than they have")
+
+    def _require_fit(self, built: Mapping[str, Tensor]) -> None:
+        """Refuses weights that are not, by name and shape, those of the network that was built."""
+        common = built.keys() & self.state.keys()
+        differences = {
+            "missing": built.keys() - common,
+            "unknown": self.state.keys() - common,
+            "of another shape": [key for key in common if built[key].shape != self.state[key].shape],
+        }
+        found = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in differences.items() if keys]
+        if found:
+            raise ConfigError(f"{self.path}: its weights do not fit their recipe or class names: {', '.join(found)}")
 
 
 def load_model(weights: str | Path, *, deploy: bool = False, recipe: str | Path | None = None) -> nn.Module:
@@ -118,11 +150,12 @@ def read_weights(weights: str | Path, *, recipe: str | Path | None = None) -> We
     Arguments and errors are those of :func:`load_model`.
     """
     path = find_weights(weights)
-    if is_official(path):
-        return _read_official(path, recipe)
+    content = read_archive(path)
+    if not is_checkpoint(content):
+        return _read_official(path, content, recipe)
     if recipe is not None:
         raise ConfigError(f"{path}: carries its own recipe; leave {recipe} away")
-    content = read_checkpoint(path)
+    content = checked_checkpoint(path, content)
     try:
         config = Config.model_validate(content["config"])
     except ValidationError as error:
@@ -132,8 +165,13 @@ def read_weights(weights: str | Path, *, recipe: str | Path | None = None) -> We
     )
 
 
-def _read_official(path: Path, recipe: str | Path | None) -> Weights:
-    official = read_official(path)
+def _some(keys: Collection[str]) -> str:
+    """The first three keys."""
+    return ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _read_official(path: Path, content: Any, recipe: str | Path | None) -> Weights:
+    official = official_weights(path, content)
     try:
         recognised = recognise(official.state, classes=official.classes)
     except ConfigError as error:

@@ -1,7 +1,7 @@
 """Weights of official YOLOv6 releases, which are stored as whole pickled modules, as tensors by name.
 
 Such a file is a dictionary with ``model`` and ``ema``, each a tree of modules in fp16 or None (specification,
-models 9.3). :mod:`yolov6_ignite.weights.restricted_pickle` builds the tree from inert stand-ins; the weights are
+models 9.3). :mod:`yolov6_ignite.restricted_pickle` builds the tree from inert stand-ins; the weights are
 collected from it in the order of ``state_dict()`` and get the names of release 0.4.
 """
 
@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolov6_ignite.errors import ConfigError
+from yolov6_ignite.restricted_pickle import StandIn
+from yolov6_ignite.torch_archive import refuse
 from yolov6_ignite.weights.official_names import renamed_classes, renaming_to_04, state_position
-from yolov6_ignite.weights.restricted_pickle import StandIn, global_names, read_archive
-from yolov6_ignite.weights.torch_archive import refuse
 
-__all__ = ["OfficialWeights", "is_official", "read_official"]
+__all__ = ["OfficialWeights", "official_weights"]
 
 MAX_MEMBERS = 50_000  # modules, parameters and buffers; the largest network has 8,000
 MAX_PATH_LENGTH = 200  # the longest has 60; bounds the depth, too
@@ -45,29 +44,24 @@ class OfficialWeights:
     num_classes: int
 
 
-def is_official(path: Path) -> bool:
-    """Whether a file is in the format of the official releases: a torch zip file that names classes of ``yolov6``."""
-    try:
-        return any(name.startswith("yolov6.") for name in global_names(path))
-    except ConfigError:
-        return False
-
-
-def read_official(path: Path) -> OfficialWeights:
-    """Reads an official weight file; the averaged weights where it has any. Nothing in the file is run.
+def official_weights(path: Path, content: Any) -> OfficialWeights:
+    """The weights in an official file; the averaged ones where it has any.
 
     Args:
         path: a file of release 0.2.0, 0.3.0 or 0.4.0, or of a training with one of them.
+        content: what :func:`~yolov6_ignite.restricted_pickle.read_archive` found in it.
 
     Raises:
-        ConfigError: it cannot be read, is damaged, asks for anything but tensors and layers, was fused or
-            converted, or holds no detector.
+        ConfigError: it holds no detector, or one that was fused or converted.
     """
-    content = read_archive(path)
     models = [content.get(key) for key in ("ema", "model")] if isinstance(content, dict) else []
     roots = [model for model in models if model is not None]
     if not roots or not all(isinstance(root, StandIn) for root in roots):
-        refuse(path, "holds no network under 'ema' or 'model', as official weight files do")
+        refuse(
+            path,
+            "is not a checkpoint of this project, and no official weight file either (it holds no network under 'ema' "
+            "or 'model')",
+        )
     state, classes = _Walk(path).collect(roots[0])
     rename = renaming_to_04(state)
     renamed = {rename(key): value for key, value in state.items()}

@@ -16,11 +16,11 @@ from yolov6_ignite.config import BackboneConfig, NeckConfig
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.models.scaling import LITE_STEM_CHANNELS, round_channels
 from yolov6_ignite.weights.structure_head import Head, read_head
-from yolov6_ignite.weights.weight_shapes import Stage, WeightShapes, read_stage, require_equal
+from yolov6_ignite.weights.weight_shapes import FoundStage, WeightShapes, read_stage, require_equal
 
 __all__ = ["Structure", "structure_of"]
 
-BASIC_BLOCKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+BLOCK_MARKS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("rbr_1x1.conv", "rbr_dense.conv", ("repvgg",)),
     ("rbr_1x1", "rbr_dense.conv", ("qarepvggv2", "qarepvgg")),
     ("scale_conv", "conv", ("hyper_search",)),
@@ -81,7 +81,7 @@ def structure_of(state: Mapping[str, Tensor]) -> Structure:
 
 
 def _basic_block(shapes: WeightShapes) -> tuple[tuple[str, ...], str]:
-    for mark, dense, modes in BASIC_BLOCKS:
+    for mark, dense, modes in BLOCK_MARKS:
         if f"backbone.stem.{mark}.weight" in shapes:
             return modes, dense
     raise ConfigError("backbone.stem: is none of the known blocks")
@@ -171,14 +171,14 @@ def _neck(shapes: WeightShapes, dense: str, backbone: Sequence[int]) -> tuple[Ne
     return config, [top[-1].outputs, *ends]
 
 
-def _is_csp(part: str, stages: Sequence[Stage]) -> bool:
+def _is_csp(part: str, stages: Sequence[FoundStage]) -> bool:
     kinds = {stage.kind for stage in stages}
     if len(kinds) > 1:
         raise ConfigError(f"{part}: mixes several kinds of stages ({', '.join(sorted(kinds))})")
     return "RepBlock" not in kinds
 
 
-def _csp_keys(part: str, stages: Sequence[Stage]) -> dict[str, float | str]:
+def _csp_keys(part: str, stages: Sequence[FoundStage]) -> dict[str, float | str]:
     """`csp_e` and `stage_block_type` of CSP stages: the ratio that truncates to the hidden channels of each."""
     if stages[0].kind == "RepBlock":
         return {}

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from yolov6_ignite.errors import ConfigError
+from yolov6_ignite.models.csp import branch_depths
 
-__all__ = ["Stage", "WeightShapes", "read_stage", "require_equal"]
+__all__ = ["FoundStage", "WeightShapes", "read_stage", "require_equal"]
 
 
 class WeightShapes:
@@ -69,7 +70,7 @@ class WeightShapes:
         return shape[0], shape[1]
 
 
-class Stage(NamedTuple):
+class FoundStage(NamedTuple):
     """Blocks of equal size in a row.
 
     Attributes:
@@ -87,7 +88,7 @@ class Stage(NamedTuple):
     hidden: int
 
 
-def read_stage(shapes: WeightShapes, path: str, dense: str) -> Stage:
+def read_stage(shapes: WeightShapes, path: str, dense: str) -> FoundStage:
     """The stage at a path (specification, models 3.4).
 
     Args:
@@ -101,29 +102,24 @@ def read_stage(shapes: WeightShapes, path: str, dense: str) -> Stage:
     children = shapes.children(path)
     if "conv1" in children:
         outputs, inputs = shapes.conv(f"{path}.conv1.{dense}")
-        return Stage("RepBlock", inputs, outputs, 1 + shapes.count(f"{path}.block"), outputs)
+        return FoundStage("RepBlock", inputs, outputs, 1 + shapes.count(f"{path}.block"), outputs)
     if "cv3" in children:
         hidden, inputs = shapes.conv(f"{path}.cv1.block.conv")
         outputs, joined = shapes.conv(f"{path}.cv3.block.conv")
         require_equal(f"{path}.cv3", joined, 2 * hidden)
         require_equal(f"{path}.m", shapes.conv(f"{path}.m.conv1.conv1.{dense}")[0], hidden)
-        return Stage("BepC3", inputs, outputs, 2 * (1 + shapes.count(f"{path}.m.block")), hidden)
+        return FoundStage("BepC3", inputs, outputs, 2 * (1 + shapes.count(f"{path}.m.block")), hidden)
     if "cv2" in children:
         depths = [shapes.count(f"{path}.m.{branch}") for branch in range(shapes.count(f"{path}.m"))]
         hidden = shapes.conv(f"{path}.m.0.0.conv1.{dense}")[0]
-        if depths != _branch_depths(depths[-1]):
+        if [0, *depths] != branch_depths(depths[-1]):  # the first branch is empty and has no entry
             raise ConfigError(f"{path}.m: branches of {depths} bottlenecks are not those of an MBLABlock")
         joined, inputs = shapes.conv(f"{path}.cv1.conv")
         outputs, results = shapes.conv(f"{path}.cv2.conv")
         require_equal(f"{path}.cv1", joined, (1 + len(depths)) * hidden)
         require_equal(f"{path}.cv2", results, (1 + len(depths) + sum(depths)) * hidden)
-        return Stage("MBLABlock", inputs, outputs, 2 * depths[-1], hidden)
+        return FoundStage("MBLABlock", inputs, outputs, 2 * depths[-1], hidden)
     raise ConfigError(f"{path}: is none of the known stages (RepBlock, BepC3, MBLABlock)")
-
-
-def _branch_depths(deepest: int) -> list[int]:
-    """Bottlenecks in every branch but the empty one: the largest power of two below `deepest`, `deepest`."""
-    return [1 << (deepest - 1).bit_length() - 1, deepest] if deepest > 1 else [deepest]
 
 
 def require_equal(path: str, found: int, expected: int) -> None:

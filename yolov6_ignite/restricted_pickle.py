@@ -22,11 +22,11 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from yolov6_ignite.weights.torch_archive import TorchArchive, open_torch_archive, refuse
+from yolov6_ignite.torch_archive import TorchArchive, open_torch_archive, refuse
 
-__all__ = ["StandIn", "global_names", "read_archive"]
+__all__ = ["StandIn", "is_readable", "read_archive"]
 
-MAX_INSTRUCTIONS = 1_000_000  # the largest released file has 0.2 million, a training checkpoint twice as many
+MAX_INSTRUCTIONS = 4_000_000  # a released file has at most 0.2 million, a checkpoint after 5,000 epochs 0.5
 MAX_DIMENSIONS = 8
 
 STORAGES = {
@@ -85,14 +85,15 @@ def read_archive(path: Path) -> Any:
         return _Interpreter(archive).run()
 
 
-def global_names(path: Path) -> set[str]:
-    """Every ``module.name`` that a torch zip file asks for; nothing is read but its pickle.
-
-    Raises:
-        ConfigError: it is no torch zip file, is damaged, or its pickle hides its names (protocol 4).
-    """
-    with open_torch_archive(path) as archive:
-        return {argument.replace(" ", ".") for name, argument in _instructions(archive) if name == "GLOBAL"}
+def is_readable(tensor: Tensor) -> bool:
+    """Whether :func:`read_archive` gives back a tensor that ``torch.save`` writes."""
+    return (
+        tensor.layout == torch.strided
+        and not tensor.is_meta
+        and tensor.dtype in STORAGES.values()
+        and tensor.dim() <= MAX_DIMENSIONS
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()  # others repeat a number
+    )
 
 
 def _instructions(archive: TorchArchive) -> Iterator[tuple[str, Any]]:
@@ -194,6 +195,8 @@ class _Interpreter:
 
     def set_state(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
+        if type(target) is dict and type(state) is dict and state.keys() <= {"_metadata"}:
+            return  # a state dict's record of module versions, which load_state_dict does without
         self.require(type(target) is StandIn, "sets the attributes of something that is not a layer")
         target.state = state
 
@@ -207,7 +210,9 @@ class _Interpreter:
         dtype = STORAGES[kind.text]
         if key not in self.storages:
             data = self.archive.storage(key, length * dtype.itemsize)
-            self.storages[key] = _Storage(torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype))
+            # the copy lies where torch puts its tensors: kernels may depend on the alignment
+            values = torch.frombuffer(data, dtype=dtype).clone() if data else torch.empty(0, dtype=dtype)
+            self.storages[key] = _Storage(values)
         values = self.storages[key].values
         self.require(values.dtype == dtype and len(values) == length, f"describes storage {key} in two ways")
         self.push(self.storages[key])
