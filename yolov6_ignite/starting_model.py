@@ -58,6 +58,8 @@ def build_starting_model(
     if config.train.freeze:
         frozen = freeze(model, config.train.freeze)
         logger.info("train.freeze: %d parameters of %s do not train", len(frozen), ", ".join(config.train.freeze))
+        if config.train.weights is None and not resumed:
+            logger.warning("train.freeze without train.weights: what is frozen is random")
     return model, scales
 
 

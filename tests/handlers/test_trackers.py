@@ -216,6 +216,7 @@ def mlflow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[An
     mlflow.set_tracking_uri(before)
 
 
+@pytest.mark.slow  # mlflow comes with the dev extra only
 def test_mlflow_for_real(mlflow_store: Any) -> None:
     many = {f"key{number}": number for number in range(150)}  # more than it takes in a call
     tracker = Tracker("mlflow", {**PARAMETERS, "many": many}, run_name="exp")
