@@ -25,7 +25,7 @@ from yolov6_ignite.handlers.strip import StripCheckpoints
 from yolov6_ignite.handlers.teacher import TeacherAccuracy
 from yolov6_ignite.handlers.tensorboard import PredictionImages, TensorBoardScalars, TrainBatchImages
 from yolov6_ignite.handlers.time_limit import TimeLimit
-from yolov6_ignite.handlers.trackers import Tracker
+from yolov6_ignite.handlers.trackers import Tracker, TrackerError
 
 __all__ = [
     "AugmentationCutoff",
@@ -59,6 +59,7 @@ __all__ = [
     "TimeLimit",
     "Timing",
     "Tracker",
+    "TrackerError",
     "TrainBatchImages",
     "TrainEvents",
     "TrainState",

@@ -16,12 +16,16 @@ from ignite.handlers.neptune_logger import NeptuneLogger
 from ignite.handlers.wandb_logger import WandBLogger
 from yolov6_ignite.handlers.events import train_state
 
-__all__ = ["Tracker"]
+__all__ = ["Tracker", "TrackerError"]
 
 logger = logging.getLogger(__name__)
 
 PROJECT = "yolov6-ignite"
 MLFLOW_PARAMETERS_A_CALL = 100
+
+
+class TrackerError(RuntimeError):
+    """A tracker cannot begin."""
 
 
 class Tracker:
@@ -76,8 +80,11 @@ class Tracker:
     def close(self) -> None:
         """Ends the tracker's run; it can be continued."""
         if self._service is not None:
-            self._service.close()
-            self._service = None
+            service, self._service = self._service, None
+            try:
+                service.close()
+            except Exception as error:  # the run itself is over
+                logger.warning("%s could not be closed (%s)", self.name, error)
 
     def state_dict(self) -> dict[str, str | None]:
         """The tracker's id of the run, None before it has begun."""
@@ -88,10 +95,13 @@ class Tracker:
 
     def _start(self, engine: Engine) -> None:
         known = self.run_id is not None
-        self._service = _SERVICES[self.name](self.run_name, self.run_id)
-        self.run_id = self._service.run_id
-        if not known:  # MLflow refuses to change them
-            self._service.log_parameters(self.parameters)
+        try:
+            self._service = _SERVICES[self.name](self.run_name, self.run_id)
+            self.run_id = self._service.run_id
+            if not known:  # MLflow refuses to change them
+                self._service.log_parameters(self.parameters)
+        except Exception as error:  # every tracker has errors of its own
+            raise TrackerError(f"{self.name} cannot begin ({error}); see its environment variables") from error
 
 
 class _Service(Protocol):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,8 +14,9 @@ from ignite.engine import Engine, Events
 from yolov6_ignite.handlers import ModelEMA, TrainEvents
 
 from yolov6_ignite import Training, build_training, load_config
-from yolov6_ignite.checkpoint import read_checkpoint
+from yolov6_ignite.checkpoint import read_checkpoint, write_weights
 from yolov6_ignite.errors import ConfigError
+from yolov6_ignite.models import build_model
 
 
 def build(recipe: Path, *overrides: str) -> Training:
@@ -87,6 +91,52 @@ def test_event_table(tiny_recipe: Path) -> None:
         TrainEvents.VALIDATION_COMPLETED: 2,
         Events.TERMINATE: 0,
         Events.COMPLETED: 1,
+    }
+
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+def readme_event_table() -> dict[str, list[str]]:
+    """The rows of the README's table; what stands in brackets behind a name is a comment."""
+    section = README.read_text(encoding="utf-8").partition("\n### Events, and who acts on them in which order\n")[2]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section.partition("\n#")[0], flags=re.MULTILINE)
+    return {event: re.sub(r" \([^)]*\)", "", names).split(", ") for event, names in rows}
+
+
+@pytest.fixture
+def teacher(tiny_recipe: Path, tmp_path: Path) -> list[str]:
+    dfl = ["model.head.use_dfl=true", "model.head.reg_max=16"]
+    config, names, path = load_config(tiny_recipe, dfl), ["blue", "green"], tmp_path / "teacher.pt"
+    state = build_model(config.model, len(names)).state_dict()
+    write_weights(path, state=state, config=config.model_dump(mode="json"), names=names, metrics={}, epoch=1)
+    return [*dfl, f"distill.teacher={path}"]
+
+
+def test_the_event_table_of_the_readme(tiny_recipe: Path, teacher: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", ModuleType("mlflow"))
+    training = build(
+        tiny_recipe,
+        *teacher,
+        "train.profile=true",
+        "train.patience=3",
+        "train.time_limit=1",
+        "solver.max_gradient_norm=10",
+        "eval.plots=true",
+        "logging.train_batch_images=true",
+        "logging.prediction_images=true",
+        "logging.trackers=[mlflow]",
+        "checkpoint.last_n_epochs=1",
+        "checkpoint.every_iterations=2",
+    )
+    actual = {
+        event.name: ["trackers" if name == "mlflow" else name for name in listeners(training, event)]
+        for event in training.engine._event_handlers
+        if not event.name.startswith("GET_BATCH_")  # profile's stopwatch alone
+    }
+    assert readme_event_table() == {event: names for event, names in actual.items() if names}
+    assert {name for names in actual.values() for name in names} == {
+        "trackers" if name == "mlflow" else name for name in training.handlers
     }
 
 

@@ -296,7 +296,13 @@ class Config(Section):
         if self.train.fuse_ab and (not three_levels or head.anchors_init is None):
             lacks = "three levels" if not three_levels else "model.head.anchors_init"
             raise ValueError(f"train.fuse_ab: true needs {lacks}; this network has none; set it to false")
+        if self.model.scales is not None and self.model.training_mode != "repopt":
+            raise ValueError("model.scales: is for model.training_mode: repopt; set that, or remove it")
+        if self.model.training_mode == "repopt" and self.solver.optim != "SGD":
+            raise ValueError(f"solver.optim: {self.solver.optim} cannot train model.training_mode: repopt; use SGD")
         if self.distill.teacher is None:
+            if self.distill.features:
+                raise ValueError("distill.features: true needs distill.teacher; give one, or set it to false")
             return self
         if self.train.fuse_ab:
             raise ValueError("distill.teacher and train.fuse_ab exclude each other; remove one of them")
@@ -336,6 +342,16 @@ class Config(Section):
             raise ValueError(
                 "data.rect: true makes every batch's shape from its images; give one number as data.image_size"
             )
+        if self.data.rect and self.data.repeat_factor:
+            raise ValueError("data.repeat_factor and data.rect: true exclude each other; set one of them to 0 or false")
+        if self.train.find_lr and self.train.devices > 1:
+            raise ValueError("train.find_lr: true is for one device; set train.devices: 1")
+        if self.train.patience and self.eval.final_only:
+            raise ValueError("train.patience needs evaluations on the way; set eval.final_only: false")
+        if self.train.minimum_change and not self.train.patience:
+            raise ValueError("train.minimum_change needs train.patience; give one, or remove it")
+        if len(set(self.logging.trackers)) < len(self.logging.trackers):
+            raise ValueError(f"logging.trackers: {self.logging.trackers} names one twice")
         if self.eval.shrink_px >= min(
             self.data.height_width if self.eval.image_size is None else (self.eval.image_size,)
         ):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import ignite.distributed as idist
@@ -13,7 +14,15 @@ from torch import nn
 from yolov6_ignite.config import Config
 from yolov6_ignite.errors import ConfigError, UserError
 
-__all__ = ["autocast_dtype", "from_rank_zero", "memory_format", "resolve_device", "resolve_precision", "wrap_for_ranks"]
+__all__ = [
+    "autocast_dtype",
+    "from_rank_zero",
+    "memory_format",
+    "resolve_device",
+    "resolve_precision",
+    "same_on_all_ranks",
+    "wrap_for_ranks",
+]
 
 T = TypeVar("T")
 
@@ -68,6 +77,16 @@ def wrap_for_ranks(model: nn.Module, device: torch.device, *, sync_bn: bool) -> 
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(model, device_ids=ids, gradient_as_bucket_view=False)
+
+
+@contextmanager
+def same_on_all_ranks() -> Iterator[None]:
+    """Marks errors inside as ones that every rank has, since they depend on configuration and files alone."""
+    try:
+        yield
+    except UserError as error:
+        error.on_all_ranks = True
+        raise
 
 
 def from_rank_zero(function: Callable[[], T]) -> T:

@@ -37,7 +37,6 @@ class CocoEvaluation:
         config: sizes and thresholds of its ``eval`` section.
         device: where the models are.
         seconds: the seconds spent are added to it by stage.
-        class_weights: (number of classes,) those of the training objective, for ``eval.loss``.
 
     Attributes:
         engine: the Ignite evaluator.
@@ -53,7 +52,6 @@ class CocoEvaluation:
         *,
         device: torch.device,
         seconds: dict[str, float] | None = None,
-        class_weights: Tensor | None = None,
     ) -> None:
         settings = config.eval
         self.names = dataset.names
@@ -85,7 +83,7 @@ class CocoEvaluation:
         self.metric = CocoMeanAveragePrecision(truth)
         self._loss: ValidationLoss | None = None
         if settings.loss:
-            self._loss = ValidationLoss(config, len(dataset.names), class_weights=class_weights)
+            self._loss = ValidationLoss(config, len(dataset.names))
         self.engine = create_evaluator(
             self._current_model,
             settings,

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import ignite.distributed as idist
 from torch.utils.tensorboard import SummaryWriter
 
 __all__ = ["LazyWriter", "RunLog"]
@@ -26,7 +27,8 @@ class RunLog:
         for handler in [h for h in PACKAGE_LOGGER.handlers if isinstance(h, logging.FileHandler)]:
             PACKAGE_LOGGER.removeHandler(handler)  # of a run built earlier in this process
             handler.close()
-        PACKAGE_LOGGER.setLevel(min(PACKAGE_LOGGER.level or logging.INFO, logging.INFO))
+        if idist.get_rank() == 0:  # the others say what goes wrong, on the console
+            PACKAGE_LOGGER.setLevel(min(PACKAGE_LOGGER.level or logging.INFO, logging.INFO))
         self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         PACKAGE_LOGGER.addHandler(self._early)
         return self

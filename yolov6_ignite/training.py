@@ -26,6 +26,7 @@ from yolov6_ignite.compose import (
 from yolov6_ignite.config import Config
 from yolov6_ignite.config_file import dump_config
 from yolov6_ignite.data import BatchLoader, load_dataset_file
+from yolov6_ignite.data.discovery import find_images
 from yolov6_ignite.distillation import build_teacher
 from yolov6_ignite.distributed import (
     autocast_dtype,
@@ -33,6 +34,7 @@ from yolov6_ignite.distributed import (
     memory_format,
     resolve_device,
     resolve_precision,
+    same_on_all_ranks,
     wrap_for_ranks,
 )
 from yolov6_ignite.engine import create_trainer, no_teacher
@@ -44,6 +46,7 @@ from yolov6_ignite.handlers import (
     LearningRateCurve,
     SamplerEpoch,
     Tracker,
+    TrackerError,
     find_learning_rate,
     train_state,
 )
@@ -98,6 +101,7 @@ class Training:
             self._data.cut_off_augmentation()
         class_weights = self._data.class_weights
         teacher = build_teacher(config, self.model, device)
+        self._teacher_fingerprint = None if teacher is None else teacher.fingerprint
         self._make_engine = functools.partial(
             create_trainer,
             wrap_for_ranks(self.model, device, sync_bn=config.train.sync_bn),
@@ -108,9 +112,7 @@ class Training:
             teacher=teacher or no_teacher,
         )
         self.engine = self._make_engine()
-        self._evaluation = CocoEvaluation(
-            self._data.val_index, self._data.dataset, config, device=device, class_weights=class_weights
-        )
+        self._evaluation = CocoEvaluation(self._data.val_index, self._data.dataset, config, device=device)
         own_handlers = configured_handlers(config)
         trackers = configured_trackers(config, directory.path.name)
         if resumed:
@@ -212,6 +214,8 @@ class Training:
                 self.engine.run(
                     self.train_loader, max_epochs=self.config.train.epochs, epoch_length=len(self.train_loader)
                 )
+            except TrackerError as error:
+                raise ConfigError(f"logging.trackers: {error}") from error
             except UserError as error:
                 if first_rank:
                     _write_reason(stopped_file, error.exit_code, str(error))
@@ -236,6 +240,8 @@ class Training:
         Raises:
             ConfigError: the loss falls at none of them, or there are several ranks.
         """
+        if idist.get_world_size() > 1:
+            raise ConfigError("train.find_lr: the search is for one device; what it finds is good for any number")
         solver, images = self.config.solver, self.config.data.images_per_batch
         engine = self._make_engine()
         SamplerEpoch().attach(engine)
@@ -249,7 +255,7 @@ class Training:
                 per_lr0=images / (solver.reference_world_size * solver.reference_device_batch),
                 window=max(1, round(solver.nominal_batch_size / images)),
             )
-        except (RuntimeError, ValueError) as error:
+        except ValueError as error:
             raise ConfigError(f"train.find_lr: {error}") from error
         finally:
             self.train_loader.close()
@@ -275,6 +281,7 @@ class Training:
             "random": random_state(),
             "world_size": idist.get_world_size(),
             "data": self._data.fingerprints,
+            "teacher": self._teacher_fingerprint,
         }
 
     def _load(self, content: dict[str, Any]) -> None:
@@ -294,6 +301,8 @@ class Training:
             differences.append(f"  class names: {content['names']} -> {self.names}")
         if content["data"] != self._data.fingerprints:
             differences.append("  the data set's files or labels have changed")
+        if content.get("teacher") != self._teacher_fingerprint:
+            differences.append("  the weights of distill.teacher have changed")
         if content["world_size"] != idist.get_world_size():
             differences.append(f"  number of ranks: {content['world_size']} -> {idist.get_world_size()}")
         if content["engine"]["epoch_length"] != len(self.train_loader):
@@ -353,7 +362,8 @@ def build_training(config: Config) -> Training:
             find_all_weights(config)
         if config.data.batch_size == "auto":
             config = _with_batch_size(config, directory, device)
-        training = Training(config, directory, device)
+        with same_on_all_ranks():
+            training = Training(config, directory, device)
         if idist.get_rank() == 0:
             log.write_to(directory.path / "train.log")
     return training
@@ -364,8 +374,12 @@ def _with_batch_size(config: Config, directory: RunDirectory, device: torch.devi
     if directory.resumed_from is not None:
         images = directory.resumed_from["config"]["data"]["batch_size"]
     else:
-        names = from_rank_zero(lambda: load_dataset_file(str(config.data.dataset))).names
-        images = find_batch_size(config, names, device) * idist.get_world_size()
+        dataset = from_rank_zero(lambda: load_dataset_file(str(config.data.dataset)))
+        images = find_batch_size(config, dataset.names, device) * idist.get_world_size()
+        shown = from_rank_zero(lambda: sum(1 for folder in dataset.train for _ in find_images(folder)))
+        if images > shown:
+            images = max(shown, idist.get_world_size())
+            logger.warning("data.batch_size: auto is %d, all training images; fewer would mean more steps", images)
     return config.model_copy(update={"data": config.data.model_copy(update={"batch_size": images})})
 
 

@@ -64,7 +64,8 @@ class TrainingData:
     @property
     def class_weights(self) -> Tensor | None:
         """(number of classes,) for the classification loss (``data.class_weights``); None: all alike."""
-        return class_weights(self.train_index, len(self.names), self._config.data.class_weights)
+        data = self._config.data
+        return class_weights(self.train_index, len(self.names), data.class_weights, data.repeat_factor)
 
     @property
     def fingerprints(self) -> dict[str, str]:

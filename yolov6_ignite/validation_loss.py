@@ -22,19 +22,17 @@ class ValidationLoss:
 
     It is the loss of the branch that detects, whatever else is trained with it: no anchor-aided branch and no teacher,
     and after distilling N and S that of their direct distances, without `dfl`. Objects are always assigned by task
-    alignment, so that all epochs compare. A batch's normaliser is its own sum of target scores; batches are a fixed
-    list, so it does not matter who evaluates them.
+    alignment and classes weigh alike, so that all epochs and runs compare. A batch's normaliser is its own sum of
+    target scores; batches are a fixed list, so it does not matter who evaluates them.
 
     Args:
         config: of the network's training.
         num_classes: number of classes.
-        class_weights: (num_classes,) as the training objective has them.
     """
 
-    def __init__(self, config: Config, num_classes: int, *, class_weights: Tensor | None = None) -> None:
+    def __init__(self, config: Config, num_classes: int) -> None:
         self._config = config
         self._num_classes = num_classes
-        self._class_weights = class_weights
         self._loss = functools.cache(self._build)
         self._batches: dict[int, tuple[int, dict[str, Tensor]]] = {}
 
@@ -75,5 +73,5 @@ class ValidationLoss:
                 "distill": DistillConfig(),
             }
         )
-        loss = build_loss(plain, self._num_classes, class_weights=self._class_weights, reduce_over_ranks=False)
+        loss = build_loss(plain, self._num_classes, reduce_over_ranks=False)
         return loss.to(device)

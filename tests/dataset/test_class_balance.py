@@ -110,6 +110,15 @@ def test_fractions_are_chances() -> None:
     assert 0.05 < together < 0.45  # neither excludes nor implies the other
 
 
+def test_objects_count_as_often_as_they_are_shown() -> None:
+    index = index_of(IMAGES)
+    weights = class_weights(index, len(NAMES), "inverse", 0.5)
+    assert weights is not None
+    shown = np.repeat(image_repeat_factors(index, 0.5), np.diff(index.offsets))
+    objects = np.bincount(index.boxes[:, 0].astype(int), weights=shown, minlength=len(NAMES))
+    np.testing.assert_allclose((weights.numpy() * objects)[:3], objects.sum() / 3, rtol=1e-5)
+
+
 def test_the_table(caplog: pytest.LogCaptureFixture) -> None:
     data = DataConfig(class_weights="inverse", repeat_factor=0.5)
     with caplog.at_level("INFO", "yolov6_ignite"):
@@ -119,9 +128,9 @@ def test_the_table(caplog: pytest.LogCaptureFixture) -> None:
     assert lines[0] == "balance of the classes; an epoch shows 100 images 116 times"
     assert [line.split() for line in lines[1:]] == [
         ["class", "objects", "images", "weight", "repeat"],
-        ["a", "200", "100", "0.382", "1.000"],
-        ["b", "25", "25", "3.053", "1.414"],
-        ["c", "4", "1", "19.083", "7.071"],
+        ["a", "200", "100", "0.424", "1.000"],
+        ["b", "25", "25", "2.795", "1.414"],
+        ["c", "4", "1", "3.494", "7.071"],
         ["nowhere", "0", "0", "1.000", "1.000"],
     ]
     caplog.clear()

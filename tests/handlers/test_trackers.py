@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers import Tracker, register_train_events
+from yolov6_ignite.handlers import Tracker, TrackerError, register_train_events
 
 PARAMETERS = {"model": {"type": "tiny", "head": {"strides": [8, 16]}}, "solver": {"lr0": 0.01}, "weights": None}
 FLAT = {"model.type": "tiny", "model.head.strides": "[8, 16]", "solver.lr0": 0.01, "weights": "None"}
@@ -104,7 +104,7 @@ def test_a_tracker_that_cannot_begin_ends_the_run(wandb: Any) -> None:
         raise PermissionError("no key")
 
     wandb.init = refuse
-    with pytest.raises(PermissionError):
+    with pytest.raises(TrackerError, match="wandb cannot begin .no key."):
         run(Tracker("wandb", PARAMETERS, run_name="exp"))
 
 

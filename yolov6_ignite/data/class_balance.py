@@ -21,7 +21,7 @@ logger = logging.getLogger("yolov6_ignite")
 Kind = Literal["none", "inverse", "sqrt_inverse"]
 
 
-def class_weights(index: DatasetIndex, num_classes: int, kind: Kind) -> Tensor | None:
+def class_weights(index: DatasetIndex, num_classes: int, kind: Kind, repeat_threshold: float = 0.0) -> Tensor | None:
     """Weights of the classes, 1 in the mean over the objects, so that the loss stays as large as it was.
 
     Args:
@@ -29,13 +29,16 @@ def class_weights(index: DatasetIndex, num_classes: int, kind: Kind) -> Tensor |
         num_classes: number of classes.
         kind: ``inverse`` makes the objects of every class weigh the same together, each 1 / frequency;
             ``sqrt_inverse`` goes half of that way.
+        repeat_threshold: ``data.repeat_factor``; objects count as often as their images are shown.
 
     Returns:
         float32 (num_classes,), 1 for classes without an object; None for ``none``.
     """
     if kind == "none":
         return None
-    objects = _objects(index, num_classes)
+    shown = image_repeat_factors(index, repeat_threshold)
+    label = index.boxes[:, 0].astype(np.int64)
+    objects = np.bincount(label, weights=np.repeat(shown, np.diff(index.offsets)), minlength=num_classes)
     weights = np.ones(num_classes)
     there = objects > 0
     if there.any():
@@ -95,7 +98,7 @@ def draw_repeats(factors: NDArray[np.float64], rng: np.random.Generator) -> NDAr
 
 def log_class_balance(index: DatasetIndex, names: Sequence[str], data: DataConfig) -> None:
     """Tells what ``data.class_weights`` and ``data.repeat_factor`` do to each class; nothing where both are off."""
-    weights = class_weights(index, len(names), data.class_weights)
+    weights = class_weights(index, len(names), data.class_weights, data.repeat_factor)
     if weights is None and not data.repeat_factor:
         return
     factors = class_repeat_factors(index, len(names), data.repeat_factor)
