@@ -13,6 +13,7 @@ COMMANDS = {  # name: module, what it does
     "train": ("yolov6_ignite.train", "train a detector"),
     "evaluate": ("yolov6_ignite.evaluate", "COCO average precision of a checkpoint"),
     "convert": ("yolov6_ignite.convert", "official weights as a checkpoint of this project"),
+    "export": ("yolov6_ignite.export", "ONNX and TorchScript files, checked against the model"),
     "models": ("yolov6_ignite.family", "the models: size, cost and published accuracy"),
 }
 

@@ -9,10 +9,16 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from yolov6_ignite.command import log_to_console, run_command
 from yolov6_ignite.config_file import apply_overrides, parse_overrides
 from yolov6_ignite.errors import ConfigError
+
+if TYPE_CHECKING:
+    from yolov6_ignite.config import Config
+    from yolov6_ignite.exporting import OnnxDetector
+    from yolov6_ignite.models import Detector
 
 __all__ = ["main"]
 
@@ -24,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="COCO average precision of a checkpoint. Sizes and thresholds are those of the training that "
         "it comes from, so best_ckpt.pt gives the AP that its log printed.",
     )
-    parser.add_argument("weights", help="best_ckpt.pt, final.pt, ..., or an official .pt (downloaded when missing)")
+    parser.add_argument("weights", help="best_ckpt.pt, ..., an official .pt (downloaded when missing), or a .onnx")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for example eval.shrink_px=4")
     parser.add_argument("--data", help="data set file; default: the one that the weights were trained on")
     parser.add_argument("--split", choices=("val", "test", "train"), default="val")
@@ -45,10 +51,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     from yolov6_ignite.data import build_index, load_dataset_file
     from yolov6_ignite.distributed import memory_format, resolve_device
     from yolov6_ignite.evaluation import CocoEvaluation
-    from yolov6_ignite.weights import load_model_and_config
+    from yolov6_ignite.models import Detector
 
     log_to_console(logging.WARNING)
-    model, config = load_model_and_config(options.weights)
+    model, config = _load(options.weights)
     given = {
         "eval.image_size": options.image_size,
         "eval.batch_size": options.batch_size,
@@ -65,7 +71,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     config = apply_overrides(config, {**overrides, **given})
     if config.data.dataset is None:
         raise ConfigError("--data is missing: give the data set file to evaluate on")
-    device = resolve_device(options.device or "auto")
+    if isinstance(model, Detector):
+        device = resolve_device(options.device or "auto")
+    else:
+        device = model.device_for(config, options.device or "auto")
     dataset = load_dataset_file(config.data.dataset, splits=(options.split,))
     if len(dataset.names) != model.num_classes:
         raise ConfigError(
@@ -98,6 +107,18 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.json is not None:
         write_text(options.json, json.dumps({**result.to_json(), "speed": speed}, indent=2) + "\n")
     return 0
+
+
+def _load(weights: str) -> tuple[Detector | OnnxDetector, Config]:
+    """The model, or the exported file that stands for it, and what it was trained with."""
+    if Path(weights).suffix.lower() == ".onnx":
+        from yolov6_ignite.exporting import load_onnx_detector
+
+        model = load_onnx_detector(weights)
+        return model, model.config
+    from yolov6_ignite.weights import load_model_and_config
+
+    return load_model_and_config(weights)
 
 
 if __name__ == "__main__":

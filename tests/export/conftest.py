@@ -1,0 +1,79 @@
+"""Weights that the export tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from yolov6_ignite.checkpoint import write_weights
+from yolov6_ignite.config_file import apply_overrides, load_config
+from yolov6_ignite.models import Detector, build_model
+from yolov6_ignite.weights import Weights
+
+
+def randomise(model: Detector, gain: float) -> None:
+    """Random weights and batch norms; a gain that is too high amplifies rounding from layer to layer."""
+    torch.manual_seed(0)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+        elif isinstance(module, nn.Conv2d) and "proj_conv" not in name:
+            nn.init.normal_(module.weight, std=gain * module.weight[0].numel() ** -0.5)
+            if "cls_preds" in name:
+                nn.init.normal_(module.bias)
+
+
+@pytest.fixture(scope="session")
+def random_weights() -> Callable[..., Weights]:
+    """Makes random weights of a recipe; keys of the configuration can be changed."""
+
+    def make(
+        recipe: str = "yolov6n", *, classes: int = 3, head: str = "plain", gain: float = 0.7, **changes: Any
+    ) -> Weights:
+        config = apply_overrides(load_config(recipe), changes)
+        model = build_model(config.model, classes, fuse_ab=head == "fuse_ab", distill_ns=head == "distill_ns")
+        randomise(model, gain)
+        names = [f"class {number}" for number in range(classes)]
+        return Weights(Path(f"{recipe}.pt"), model.state_dict(), names, config, {}, 0)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, float]:
+    """What makes YOLOv6-N very small."""
+    return {"model.width_multiple": 0.0625, "model.depth_multiple": 0.1}
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(random_weights: Callable[..., Weights], tiny: dict[str, float]) -> Weights:
+    """Of a very small network with 3 classes, trained at 64 pixels."""
+    return random_weights(**tiny, **{"data.image_size": 64})
+
+
+@pytest.fixture(scope="session")
+def tiny_weights_file(
+    random_weights: Callable[..., Weights], tiny: dict[str, float], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A weight file of a very small network with 2 classes, as the tiny data set has."""
+    weights = random_weights(**tiny, **{"data.image_size": 64}, classes=2)
+    file = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    write_weights(
+        file,
+        state=weights.state,
+        config=weights.config.model_dump(mode="json"),
+        names=weights.names,
+        metrics={},
+        epoch=1,
+    )
+    return file

@@ -1,0 +1,95 @@
+"""``evaluate model.onnx``: the same average precision as the weights it comes from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yolov6_ignite import evaluate, export
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a few steps on the tiny data set: enough for some average precision."""
+    from yolov6_ignite import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(
+        f"""
+base: yolov6n
+model: {{type: tiny, width_multiple: 0.0625, depth_multiple: 0.1}}
+data: {{dataset: {tiny_dataset}, image_size: 64, batch_size: 5, workers: 0}}
+augment: {{stop_last_n_epochs: 20}}
+solver: {{warmup_epochs: 0, reference_world_size: 1}}
+train: {{epochs: 20, device: cpu, output_dir: {folder / "runs"}, name: run}}
+eval: {{interval: 20, heavy_range: 0, batch_size: 2, conf_threshold: 0.001}}
+"""
+    )
+    assert train.main([str(recipe)]) == 0
+    return folder / "runs" / "run" / "weights" / "last_ckpt.pt"
+
+
+def evaluated(weights: Path, folder: Path, *options: str) -> dict[str, Any]:
+    file = folder / "numbers.json"
+    assert evaluate.main([str(weights), "--json", str(file), *options]) == 0
+    return {key: value for key, value in json.loads(file.read_text()).items() if key != "speed"}
+
+
+def exported(weights: Path, file: Path, *options: str) -> Path:
+    assert export.main([str(weights), "--output", str(file), *options]) == 0
+    return file
+
+
+def test_average_precision_is_that_of_the_weights(trained: Path, tmp_path: Path) -> None:
+    file = exported(trained, tmp_path / "any.onnx", "--dynamic-size", "--preprocess")
+    expected, found = evaluated(trained, tmp_path), evaluated(file, tmp_path)
+    assert found["mAP@0.50:0.95"] == pytest.approx(expected["mAP@0.50:0.95"], abs=1e-3)
+    assert found.keys() == expected.keys()
+
+
+def test_a_file_of_fixed_shape(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = exported(trained, tmp_path / "fixed.onnx", "--batch-size", "3")
+    capsys.readouterr()
+    assert evaluate.main([str(file)]) == 2
+    error = capsys.readouterr().err
+    assert "takes images of 64 x 64 px only; add eval.rect=false eval.image_size=64" in error
+    square = ("eval.rect=false", "eval.image_size=64")
+    expected, found = evaluated(trained, tmp_path, *square), evaluated(file, tmp_path, *square)
+    assert found["mAP@0.50:0.95"] == pytest.approx(expected["mAP@0.50:0.95"], abs=1e-3)
+    for options, message in (
+        ([*square, "eval.loss=true"], "has no raw predictions for the loss"),
+        ([*square, "--device", "cuda"], "is evaluated on the CPU"),
+    ):
+        assert evaluate.main([str(file), *options]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_files_that_are_no_detectors_are_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = exported(trained, tmp_path / "raw.onnx", "--raw-levels")
+    capsys.readouterr()
+    model = onnx.load(raw)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    (tmp_path / "damaged.onnx").write_bytes(b"no model")
+    for name, message in (
+        ("raw.onnx", "gives raw-levels, which cannot be evaluated"),
+        ("foreign.onnx", "was not exported by this project"),
+        ("damaged.onnx", "onnxruntime cannot run it"),
+        ("missing.onnx", "there is no such file"),
+    ):
+        assert evaluate.main([str(tmp_path / name)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1

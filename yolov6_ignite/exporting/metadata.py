@@ -1,0 +1,88 @@
+"""What an exported file tells of itself: texts by key, structured ones as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from yolov6_ignite import __version__
+from yolov6_ignite.config import Config
+from yolov6_ignite.data.letterbox import PAD_VALUE
+from yolov6_ignite.errors import ConfigError
+from yolov6_ignite.exporting.graphs import EndToEndGraph, ExportGraph
+from yolov6_ignite.exporting.settings import ExportSettings, Thresholds
+
+__all__ = ["build_metadata", "read_metadata"]
+
+PRODUCER = "yolov6-ignite"
+
+
+def build_metadata(
+    graph: ExportGraph, config: Config, settings: ExportSettings, image_size: tuple[int, int]
+) -> dict[str, str]:
+    """The metadata of a file.
+
+    Args:
+        graph: what is exported.
+        config: what the model was trained with.
+        settings: of the export.
+        image_size: (height, width) in pixels.
+    """
+    model = graph.model
+    thresholds = Thresholds(config.eval.conf_threshold, config.eval.iou_threshold, config.eval.max_detections)
+    if isinstance(graph, EndToEndGraph):
+        thresholds = graph.thresholds
+    preprocessing = {
+        "channels": "BGR" if graph.preprocess else "RGB",
+        "range": [0, 255] if graph.preprocess else [0, 1],
+        "dtype": str(graph.input_dtype).removeprefix("torch."),
+        "layout": "NCHW",
+        "letterbox": PAD_VALUE,
+    }
+    return {
+        "producer": PRODUCER,
+        "version": __version__,
+        "model": config.model.type,
+        "outputs": graph.kind,
+        "names": json.dumps(model.names),
+        "stride": str(model.stride),
+        "strides": json.dumps(model.strides),
+        "size_multiple": str(model.size_multiple),
+        "image_size": json.dumps(image_size),
+        "dynamic_size": json.dumps(settings.dynamic_size),
+        "batch_size": json.dumps(settings.batch_size),
+        "half": json.dumps(settings.half),
+        "preprocessing": json.dumps(preprocessing),
+        "thresholds": json.dumps(
+            {"conf": thresholds.conf, "iou": thresholds.iou, "max_detections": thresholds.max_detections}
+        ),
+        "config": config.model_dump_json(),
+    }
+
+
+def read_metadata(name: str, metadata: Mapping[str, str]) -> tuple[dict[str, Any], Config]:
+    """Metadata with its JSON read, and the configuration that the model was trained with.
+
+    Args:
+        name: of the file, for messages.
+        metadata: as it stands there.
+
+    Raises:
+        ConfigError: the file is not one of this project, or the metadata is damaged.
+    """
+    if metadata.get("producer") != PRODUCER:
+        raise ConfigError(f"{name}: was not exported by this project; give a file that yolov6-ignite export wrote")
+    plain = {"producer", "version", "model", "outputs", "config"}
+    try:
+        values = {key: value if key in plain else json.loads(value) for key, value in metadata.items()}
+        config = Config.model_validate_json(values["config"])
+        names, strides, size_multiple = values["names"], values["strides"], values["size_multiple"]
+    except (ValueError, KeyError, ValidationError) as error:
+        raise ConfigError(f"{name}: its metadata is not of this version; export the weights again") from error
+    lists = isinstance(names, list) and isinstance(strides, list) and strides
+    if not (lists and all(isinstance(n, str) for n in names) and isinstance(size_multiple, int)):
+        raise ConfigError(f"{name}: its metadata is damaged; export the weights again")
+    return values, config
