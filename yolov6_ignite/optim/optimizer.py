@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from yolov6_ignite.config import Config
-from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.optim.rep_scales import BlockScales, gradient_masks
 from yolov6_ignite.optim.rep_sgd import RepSGD
 
@@ -50,9 +49,6 @@ def build_optimizer(
         model: parameters without gradients are left out.
         scales: from :func:`yolov6_ignite.optim.rep_scales`; without them gradients are masked only once a state with
             masks is loaded.
-
-    Raises:
-        ConfigError: ``model.training_mode: repopt`` with another optimizer than SGD.
     """
     solver = config.solver
     norms, weights, biases = parameter_groups(model)
@@ -62,17 +58,11 @@ def build_optimizer(
         {"params": weights, "weight_decay": weight_decay},
         {"params": biases, "weight_decay": 0.0},
     ]
-    repopt = config.model.training_mode == "repopt"
-    if repopt and solver.optim != "SGD":
-        raise ConfigError(
-            f"solver.optim: {solver.optim} cannot train model.training_mode: repopt, whose gradient masks are made for "
-            "SGD; use solver.optim: SGD, or model.training_mode: conv_relu"
-        )
     if solver.optim in {"Adam", "AdamW"}:
         adam = torch.optim.AdamW if solver.optim == "AdamW" else torch.optim.Adam
         return adam(groups, lr=solver.lr0, betas=(solver.momentum, 0.999))
     nesterov = solver.momentum > 0
-    if not repopt:
+    if config.model.training_mode != "repopt":
         return torch.optim.SGD(groups, lr=solver.lr0, momentum=solver.momentum, nesterov=nesterov)
     masks = {kernel: mask for kernel, mask in gradient_masks(model, scales or {}).items() if kernel.requires_grad}
     return RepSGD(groups, masks, lr=solver.lr0, momentum=solver.momentum, nesterov=nesterov)
