@@ -14,12 +14,12 @@ import multiprocessing
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from timing import seconds
 from torch import Tensor
 
 from yolov6_ignite.config_file import load_config
@@ -120,17 +120,6 @@ def random_output(batch: int, size: int, classes: int, reg_max: int, device: tor
     logits = torch.randn(batch, anchors, classes, device=device) - 4.6
     distances = 8 * torch.rand(batch, anchors, 4 * (reg_max + 1), device=device)
     return DetectorOutput(maps, logits.requires_grad_(), distances.requires_grad_())
-
-
-def seconds(call: Callable[[], None], device: torch.device) -> float:
-    """Time of one call, the device's work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def peak_resident_bytes() -> int:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from timing import seconds
 
 from yolov6_ignite.config_file import load_config
 from yolov6_ignite.losses import build_loss
@@ -84,17 +84,6 @@ def measure(recipe: str, args: argparse.Namespace) -> str:
         f"{recipe:26} train {train:7.1f}, detect {training_form:7.1f}, deployed {deployed_form:7.1f} "
         f"({ratio:.2f} times the training form){memory}"
     )
-
-
-def seconds(call: Callable[[], None], device: torch.device) -> float:
-    """Time of one call, the device's work included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

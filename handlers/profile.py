@@ -48,7 +48,8 @@ class Profile:
     are not in it; on rank 0. Costs about two microseconds a call. A time is a handler's own, without the handlers of
     events that it fires. Nothing waits for the device: on CUDA the step is also timed there, with events read once an
     epoch, and a handler that reads from the device (``finite_guard``) shows the time that the host waits in it for
-    the step. Keeps no state.
+    the step. Its stopwatches also listen on ``STARTED``, ``EPOCH_STARTED``, ``GET_BATCH_STARTED``,
+    ``GET_BATCH_COMPLETED``, ``ITERATION_STARTED`` and ``ITERATION_COMPLETED``. Keeps no state.
 
     Args:
         handlers: by name, as they will be in the table; the engine's :class:`HandlerSet`.

@@ -105,7 +105,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         options.plots.mkdir(parents=True, exist_ok=True)
         evaluation.draw_plots(options.plots)
     if options.json is not None:
-        write_text(options.json, json.dumps({**result.to_json(), "speed": speed}, indent=2) + "\n")
+        write_text(
+            options.json, json.dumps({**result.to_json(), "losses": evaluation.losses, "speed": speed}, indent=2) + "\n"
+        )
     return 0
 
 
