@@ -20,6 +20,8 @@ from yolov6_ignite.handlers.lr_finder import LearningRateCurve, LearningRateFind
 from yolov6_ignite.handlers.plots import EvaluationPlots
 from yolov6_ignite.handlers.profile import Profile
 from yolov6_ignite.handlers.progress import Progress
+from yolov6_ignite.handlers.ptq_calibration import PTQCalibration
+from yolov6_ignite.handlers.quantization_aware import QuantizationAwareTraining
 from yolov6_ignite.handlers.stop import StopOnRequest
 from yolov6_ignite.handlers.strip import StripCheckpoints
 from yolov6_ignite.handlers.teacher import TeacherAccuracy
@@ -47,9 +49,11 @@ __all__ = [
     "LearningRatePolicy",
     "LossMeans",
     "ModelEMA",
+    "PTQCalibration",
     "PredictionImages",
     "Profile",
     "Progress",
+    "QuantizationAwareTraining",
     "SamplerEpoch",
     "StopOnRequest",
     "StopRequest",

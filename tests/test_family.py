@@ -99,8 +99,8 @@ def test_comments_have_the_numbers_of_the_table(recipe: str) -> None:
 def test_every_model_is_in_the_table_once() -> None:
     others = set(recipe_names()) - set(MODELS)
     assert len(set(MODELS)) == len(MODELS)
-    assert {name for name in others if not name.endswith(("_finetune", "_qat"))} == {"custom", "quickstart"}
-    assert set(PUBLISHED) <= set(MODELS) | {name for name in others if name.endswith("_qat")}
+    assert {name for name in others if not name.endswith(("_finetune", "_ptq", "_qat"))} == {"custom", "quickstart"}
+    assert set(PUBLISHED) <= set(MODELS) | {name for name in others if name.endswith(("_ptq", "_qat"))}
 
 
 def test_models_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

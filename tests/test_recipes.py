@@ -17,6 +17,8 @@ from yolov6_ignite.config_file import dump_config, load_config, recipe_names, re
 REPOSITORY = Path(__file__).resolve().parents[1]
 OURS = {"custom", "quickstart"}  # for the user's own data: the reference has no such files
 RECIPES = [name for name in recipe_names() if name not in OURS]
+PTQ = [name for name in RECIPES if name.endswith("_ptq")]  # the reference has flags instead
+QAT = [name for name in RECIPES if name.endswith("_qat")]
 FINETUNE = [name for name in RECIPES if name.endswith("_finetune")]
 
 # The reference's keys that our networks do not need, because the network itself tells (specification, models 1.1), and
@@ -144,10 +146,30 @@ def test_coco_recipes_have_the_published_sizes(recipe: str) -> None:
     assert config.data.image_size == (416 if lite else 1280 if p6 else 640)
     assert config.eval.image_size == (320 if lite else None)
     assert config.solver.reference_device_batch == (16 if p6 else 32)
-    assert config.train.epochs == (400 if lite else 300)
+    assert config.train.epochs == (400 if lite else 10 if recipe in QAT else 300)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", PTQ)
+def test_calibration_recipes_calibrate_the_network_as_it_is(recipe: str, shared: Path) -> None:
+    config, trained = load_config(recipe), load_config(recipe.removesuffix("_ptq"))
+    assert config.model_copy(update={"quant": trained.quant}) == trained
+    assert (config.quant.mode, config.quant.target) == ("ptq", "tensorrt")
+    qat = json.loads((shared / "spec" / "configs.json").read_text()).get(recipe.replace("_ptq", "_qat"))
+    if qat is not None:
+        histogram = qat["ptq"]["calib_method"] == "histogram"
+        assert config.quant.method == (qat["ptq"]["histogram_amax_method"] if histogram else "max")
+
+
+@pytest.mark.parametrize("recipe", QAT)
+def test_quantised_training_goes_on_from_its_calibration(recipe: str) -> None:
+    config = load_config(recipe, commands(recipe)["train"][1:])
+    calibration = load_config(recipe.replace("_qat", "_ptq"))
+    assert (config.quant.mode, config.model.scales) == ("qat", "runs/train/exp/weights/best_ckpt.pt")
+    assert str(config.quant.calibrated).endswith(f"_calib_{calibration.quant.method}.pt")
+    assert config.model.model_copy(update={"scales": None}) == calibration.model
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in PTQ])
 def test_values_are_the_references(recipe: str, shared: Path) -> None:
     reference = json.loads((shared / "spec" / "configs.json").read_text())[recipe]
     config = load_config(recipe)
@@ -183,7 +205,7 @@ def test_values_are_the_references(recipe: str, shared: Path) -> None:
 
 def test_recipes_are_those_of_the_reference(shared: Path) -> None:
     reference = json.loads((shared / "spec" / "configs.json").read_text())
-    assert {*RECIPES, "experiment/eval_640_repro"} == set(reference)  # a table of sizes, no recipe
+    assert {*RECIPES, "experiment/eval_640_repro"} - {*PTQ} == set(reference)  # a table of sizes, no recipe
 
 
 def test_evaluate_commands_reproduce_the_published_sizes(shared: Path) -> None:

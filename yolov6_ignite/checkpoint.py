@@ -7,7 +7,8 @@ verifies the CRC-32 of every record and makes no more of a file than its bytes, 
 
 Keys of every file: ``format``, ``version``, ``kind`` (``training`` or ``weights``), ``config``, ``names``,
 ``metrics``, ``epoch`` (finished epochs), ``model``. ``kind: weights`` has averaged weights there, in fp16;
-``kind: training`` adds ``ema`` and the run's whole state (:mod:`yolov6_ignite.training`).
+``kind: training`` adds ``ema`` and the run's whole state (:mod:`yolov6_ignite.training`). A quantised model has its
+specification (:class:`~yolov6_ignite.quantization.QuantizationSpec`) as ``quantization`` and stays in fp32.
 """
 
 from __future__ import annotations
@@ -156,6 +157,7 @@ def checked_checkpoint(path: Path, content: Any) -> dict[str, Any]:
             "epoch": type(epoch) is int and epoch >= 0,
             "model": _is_state(content.get("model"), size),
             "ema": kind != "training" or _is_state(content.get("ema"), size),
+            "quantization": content.get("quantization") is None or _is_settings(content["quantization"]),
         }.items()
         if not right
     ]
@@ -221,24 +223,30 @@ def write_weights(
     names: Sequence[str],
     metrics: Mapping[str, float],
     epoch: int,
+    quantization: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a checkpoint of ``kind: weights``, in fp16; a tensor with numbers beyond its range stays in fp32.
+
+    With ``quantization``, the specification of a quantised model, all do: rounding would move weights to other
+    integers.
 
     Raises:
         ConfigError: the file system refuses.
     """
-    reduced = {key: _reduced(value) if value.is_floating_point() else value for key, value in state.items()}
-    whole = {"kind": "weights", "model": reduced, "config": config, "names": list(names), "metrics": metrics}
-    write_checkpoint(path, {**whole, "epoch": epoch})
+    model = {key: value if quantization is not None else _reduced(value) for key, value in state.items()}
+    whole = {"kind": "weights", "model": model, "config": config, "names": list(names), "metrics": metrics}
+    write_checkpoint(path, {**whole, "epoch": epoch, "quantization": quantization})
 
 
 def _reduced(value: torch.Tensor) -> torch.Tensor:
+    if not value.is_floating_point():
+        return value
     half = value.half()
     return half if torch.equal(half.isfinite(), value.isfinite()) else value.float()
 
 
 def strip_checkpoint(source: Path, destination: Path) -> None:
-    """Reduces a training checkpoint to its averaged weights in fp16; a stripped one stays as it is.
+    """Reduces a training checkpoint to its averaged weights, as :func:`write_weights` does; a stripped one stays.
 
     Raises:
         ConfigError: the source cannot be read or the destination not be written.
@@ -246,6 +254,6 @@ def strip_checkpoint(source: Path, destination: Path) -> None:
     content = read_checkpoint(source)
     if content["kind"] == "training":
         kept = {key: content[key] for key in ("config", "names", "metrics", "epoch")}
-        write_weights(destination, state=content["ema"], **kept)
+        write_weights(destination, state=content["ema"], quantization=content.get("quantization"), **kept)
     elif source != destination:
         write_checkpoint(destination, content)

@@ -20,6 +20,7 @@ from yolov6_ignite.checkpoint import strip_checkpoint, write_text
 from yolov6_ignite.config import Config
 from yolov6_ignite.errors import ConfigError, NonFiniteError, StoppedError
 from yolov6_ignite.optim import Schedule
+from yolov6_ignite.quantization import check_trainable
 from yolov6_ignite.run_files import LazyWriter
 
 __all__ = [
@@ -96,6 +97,13 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
 
     if config.train.profile:  # before all that it times
         handlers.add("profile", h.Profile(handlers, device=parts.device), attach=first_rank)
+    if config.quant.mode == "qat":
+        handlers.add(
+            "quantization_aware",
+            h.QuantizationAwareTraining(
+                parts.model, check_trainable, freeze_batch_norm_after=config.quant.freeze_batch_norm_after
+            ),
+        )
     if parts.evaluate_teacher is not None:
         handlers.add("teacher_accuracy", h.TeacherAccuracy(parts.evaluate_teacher))
     if cutoff is not None and cutoff <= config.train.epochs:

@@ -48,6 +48,7 @@ def _convert(options: argparse.Namespace) -> int:
         names=read.names,
         metrics=read.metrics,
         epoch=read.epoch,
+        quantization=None if read.quantization is None else read.quantization.to_dict(),
     )
     print(f"{output}: {read.config.model.type}, {parameters:,} parameters, {len(read.names)} classes")
     return 0

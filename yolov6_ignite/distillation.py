@@ -75,7 +75,12 @@ def build_teacher(config: Config, student: Detector, device: torch.device) -> Te
     if read.names != student.names:
         logger.warning("%s names its classes %s, the data set %s", where, read.names, student.names)
     head = read.config.model.head
-    if not head.use_dfl:
+    if not config.model.head.use_dfl and head.use_dfl:
+        raise ConfigError(
+            f"{where} predicts distributions, which this network does not; take a teacher with "
+            "model.head.use_dfl: false"
+        )
+    if config.model.head.use_dfl and not head.use_dfl:
         raise ConfigError(
             f"{where} predicts no distributions to learn from; train one with model.head.use_dfl: true and "
             "model.head.reg_max: 16"

@@ -18,6 +18,7 @@ __all__ = [
     "autocast_dtype",
     "from_rank_zero",
     "memory_format",
+    "require_ranks",
     "resolve_device",
     "resolve_precision",
     "same_on_all_ranks",
@@ -25,6 +26,19 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+
+def require_ranks(config: Config) -> None:
+    """Verifies that this process group has the ranks that ``train.devices`` asks for.
+
+    Raises:
+        ConfigError: it has another number.
+    """
+    if config.train.devices not in (1, idist.get_world_size()):
+        raise ConfigError(
+            f"train.devices: {config.train.devices}, but this process group has {idist.get_world_size()} rank(s); "
+            "start with `python -m yolov6_ignite.train` or `torchrun --nproc_per_node`"
+        )
 
 
 def resolve_device(name: str) -> torch.device:

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from yolov6_ignite.checkpoint import write_text
-    from yolov6_ignite.data import build_index, load_dataset_file
+    from yolov6_ignite.data import index_split, load_dataset_file
     from yolov6_ignite.distributed import memory_format, resolve_device
     from yolov6_ignite.evaluation import CocoEvaluation
     from yolov6_ignite.models import Detector
@@ -83,13 +83,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         )
     if options.split != "val":  # anno_path is of the validation images
         dataset = dataclasses.replace(dataset, annotations=None)
-    index = build_index(
-        getattr(dataset, options.split),
-        dataset.names,
-        on_bad_label=config.data.on_bad_label,
-        on_bad_image=config.data.on_bad_image,
-        recheck=config.data.recheck,
-    )
+    index = index_split(getattr(dataset, options.split), dataset.names, config.data)
     seconds: dict[str, float] = {}
     evaluation = CocoEvaluation(index, dataset, config, device=device, seconds=seconds)
     # As in training: scores that are almost equal come in the same order.

@@ -9,7 +9,7 @@ import torch
 
 from yolov6_ignite.compose import first_epoch_without_strong_augmentation
 from yolov6_ignite.config import Config
-from yolov6_ignite.data import build_index, load_dataset_file
+from yolov6_ignite.data import index_split, load_dataset_file
 from yolov6_ignite.data.class_balance import image_repeat_factors
 from yolov6_ignite.errors import UserError
 from yolov6_ignite.handlers.evaluation import evaluated_epochs
@@ -38,13 +38,7 @@ def _plan(config: Config) -> list[str]:
         else:
             dataset = load_dataset_file(config.data.dataset)
             num_classes = len(dataset.names)
-            index = build_index(
-                dataset.train,
-                dataset.names,
-                on_bad_label=config.data.on_bad_label,
-                on_bad_image=config.data.on_bad_image,
-                recheck=False,
-            )
+            index = index_split(dataset.train, dataset.names, config.data)
             images = round(float(image_repeat_factors(index, config.data.repeat_factor).sum()))
             shown = "" if images == len(index) else f", {images} shown an epoch"
             lines.append(f"  data: {len(index)} training images{shown}, {num_classes} classes")
@@ -58,6 +52,17 @@ def _plan(config: Config) -> list[str]:
         f"{count_parameters(deployed):,} and {gflops(deployed, height_width):.2f} GFLOPs "
         f"at {height_width[0]} x {height_width[1]} px"
     )
+    quant = config.quant
+    if quant.mode == "ptq":
+        wanted = quant.batches * config.eval.batch_size
+        calibrated_on = wanted if images is None else min(wanted, len(index))
+        lines.append(
+            f"  calibration of {config.train.weights or '(train.weights is not set)'} on {calibrated_on} training "
+            f"images without augmentation: {quant.method}, {quant.bits} bits, for {quant.target}; nothing is trained"
+        )
+        return lines
+    if quant.mode == "qat":
+        lines.append(f"  quantised as {quant.calibrated or '(quant.calibrated is not set)'} says; ranges stay")
     cutoff = first_epoch_without_strong_augmentation(config)
     if cutoff is None or cutoff > epochs:
         lines.append(

@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 MAY_DIFFER = (
     *("train.epochs", "train.device", "train.devices", "data.workers", "data.cache", "data.recheck"),
     *("train.time_limit", "train.patience", "train.minimum_change", "train.profile", "data.memory_fraction"),
-    *("train.weights", "model.scales", "distill.teacher"),  # not read again, and the teacher by what it holds
+    # Not read again, and the teacher by what it holds.
+    *("train.weights", "model.scales", "distill.teacher", "quant.calibrated"),
 )
 SECTIONS_THAT_MAY_DIFFER = ("eval.", "logging.", "checkpoint.")
 SAYS_WHERE = ("train.resume", "train.output_dir", "train.name")

@@ -1,7 +1,8 @@
-"""Files of a run that are opened once the run is sure to start: its log and its TensorBoard events."""
+"""Files of a run beside its checkpoints: its log, its TensorBoard events, and why it stopped."""
 
 from __future__ import annotations
 
+import json
 import logging
 from functools import cached_property
 from logging.handlers import MemoryHandler
@@ -12,7 +13,9 @@ from typing import Any
 import ignite.distributed as idist
 from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["LazyWriter", "RunLog"]
+from yolov6_ignite.checkpoint import write_text
+
+__all__ = ["LazyWriter", "RunLog", "write_stop_reason"]
 
 PACKAGE_LOGGER = logging.getLogger("yolov6_ignite")
 
@@ -74,3 +77,8 @@ class LazyWriter:
     def close(self) -> None:
         if "_writer" in self.__dict__:
             self._writer.close()
+
+
+def write_stop_reason(run_dir: Path, exit_code: int, reason: str) -> None:
+    """Writes ``stopped.json``: what a launcher that knows only 0 and 1 cannot tell."""
+    write_text(run_dir / "stopped.json", json.dumps({"exit_code": exit_code, "reason": reason}) + "\n")

@@ -60,6 +60,11 @@ def _on_this_rank(config: Config) -> int:
     from yolov6_ignite.training import build_training
 
     log_to_console(logging.INFO if idist.get_rank() == 0 else logging.ERROR)
+    if config.quant.mode == "ptq":
+        from yolov6_ignite.calibration_run import build_calibration_run
+
+        build_calibration_run(config).run()
+        return 0
     training = build_training(config)
     if config.train.find_lr:
         training.find_learning_rate()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +31,7 @@ from yolov6_ignite.distributed import (
     autocast_dtype,
     from_rank_zero,
     memory_format,
+    require_ranks,
     resolve_device,
     resolve_precision,
     same_on_all_ranks,
@@ -55,9 +55,9 @@ from yolov6_ignite.optim import build_optimizer, build_schedule
 from yolov6_ignite.plots import draw_batch, save_image, training_curves
 from yolov6_ignite.random_state import random_state, seed_everything, set_random_state
 from yolov6_ignite.run_directory import RunDirectory, choose_run_directory, config_differences
-from yolov6_ignite.run_files import LazyWriter, RunLog
+from yolov6_ignite.run_files import LazyWriter, RunLog, write_stop_reason
 from yolov6_ignite.starting_model import build_starting_model, find_all_weights
-from yolov6_ignite.training_data import TrainingData
+from yolov6_ignite.training_data import TrainingData, require_dataset
 
 __all__ = ["Training", "build_training"]
 
@@ -87,7 +87,8 @@ class Training:
         self._data = TrainingData(config, pin_memory=device.type == "cuda")
         self.names = self._data.names
 
-        self.model, scales = build_starting_model(config, self.names, resumed=directory.resumed_from is not None)
+        self.model, scales, spec = build_starting_model(config, self.names, resumed=directory.resumed_from)
+        self._quantization = None if spec is None else spec.to_dict()
         self.model.to(device).train()
         self.model.to(memory_format=memory_format(device))  # type: ignore[call-overload]
         self.optimizer = build_optimizer(config, self.model, scales)
@@ -177,9 +178,8 @@ class Training:
             raise RuntimeError("this run has been started before; build it again, with train.resume=auto to go on")
         self._started = True
         first_rank = idist.get_rank() == 0
-        stopped_file = self.run_dir / "stopped.json"
         if first_rank:
-            stopped_file.unlink(missing_ok=True)
+            (self.run_dir / "stopped.json").unlink(missing_ok=True)
             if self.engine.state.iteration == 0:
                 (self.run_dir / "timing.csv").unlink(missing_ok=True)  # of an attempt without a checkpoint
             write_text(self.run_dir / "config.yaml", dump_config(self.config))
@@ -218,11 +218,11 @@ class Training:
                 raise ConfigError(f"logging.trackers: {error}") from error
             except UserError as error:
                 if first_rank:
-                    _write_reason(stopped_file, error.exit_code, str(error))
+                    write_stop_reason(self.run_dir, error.exit_code, str(error))
                 raise
         request = train_state(self.engine).stop_request
         if request is not None and first_rank:
-            _write_reason(stopped_file, request.exit_code, request.reason)
+            write_stop_reason(self.run_dir, request.exit_code, request.reason)
         idist.barrier()  # rank 0 is done with its files: a launcher ends all ranks when one has ended
         if request is not None:
             kinds = {kind.exit_code: kind for kind in (NonFiniteError, StoppedError)}
@@ -282,6 +282,7 @@ class Training:
             "world_size": idist.get_world_size(),
             "data": self._data.fingerprints,
             "teacher": self._teacher_fingerprint,
+            "quantization": self._quantization,
         }
 
     def _load(self, content: dict[str, Any]) -> None:
@@ -344,13 +345,8 @@ def build_training(config: Config) -> Training:
         ConfigError: the configuration does not fit this machine, the run's folder or its checkpoint.
         DatasetError: the data set cannot be used.
     """
-    if config.data.dataset is None:
-        raise ConfigError("data.dataset is not set: give a data set file, for example data.dataset=mine.yaml")
-    if config.train.devices not in (1, idist.get_world_size()):
-        raise ConfigError(
-            f"train.devices: {config.train.devices}, but this process group has {idist.get_world_size()} rank(s); "
-            "start with `python -m yolov6_ignite.train` or `torchrun --nproc_per_node`"
-        )
+    require_dataset(config)
+    require_ranks(config)
     device = resolve_device(config.train.device)
     directory = from_rank_zero(lambda: choose_run_directory(config))
     chosen = resolve_precision(config, device)
@@ -381,8 +377,3 @@ def _with_batch_size(config: Config, directory: RunDirectory, device: torch.devi
             images = max(shown, idist.get_world_size())
             logger.warning("data.batch_size: auto is %d, all training images; fewer would mean more steps", images)
     return config.model_copy(update={"data": config.data.model_copy(update={"batch_size": images})})
-
-
-def _write_reason(path: Path, exit_code: int, reason: str) -> None:
-    """What a launcher that knows only 0 and 1 cannot tell."""
-    write_text(path, json.dumps({"exit_code": exit_code, "reason": reason}) + "\n")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import ignite.distributed as idist
 from torch import Tensor
 
@@ -11,16 +9,26 @@ from yolov6_ignite.config import Config
 from yolov6_ignite.data import (
     BatchLoader,
     DatasetFile,
-    DatasetIndex,
     RamCache,
-    build_index,
     build_train_loader,
+    index_split,
     load_dataset_file,
 )
 from yolov6_ignite.data.class_balance import class_weights, log_class_balance
 from yolov6_ignite.distributed import from_rank_zero
+from yolov6_ignite.errors import ConfigError
 
-__all__ = ["TrainingData"]
+__all__ = ["TrainingData", "require_dataset"]
+
+
+def require_dataset(config: Config) -> None:
+    """Verifies that a data set is named.
+
+    Raises:
+        ConfigError: ``data.dataset`` is not set.
+    """
+    if config.data.dataset is None:
+        raise ConfigError("data.dataset is not set: give a data set file, for example data.dataset=mine.yaml")
 
 
 class TrainingData:
@@ -46,7 +54,10 @@ class TrainingData:
         name = str(config.data.dataset)
         self.dataset: DatasetFile = from_rank_zero(lambda: load_dataset_file(name))
         self.train_index, self.val_index = from_rank_zero(
-            lambda: (self._index(self.dataset.train), self._index(self.dataset.val))
+            lambda: (
+                index_split(self.dataset.train, self.names, config.data),
+                index_split(self.dataset.val, self.names, config.data),
+            )
         )
         if idist.get_rank() == 0:
             log_class_balance(self.train_index, self.names, config.data)
@@ -91,14 +102,4 @@ class TrainingData:
             stride=max(config.model.head.strides),
             cache=self._cache,
             pin_memory=self._pin_memory,
-        )
-
-    def _index(self, directories: list[Path]) -> DatasetIndex:
-        data = self._config.data
-        return build_index(
-            directories,
-            self.dataset.names,
-            on_bad_label=data.on_bad_label,
-            on_bad_image=data.on_bad_image,
-            recheck=data.recheck,
         )

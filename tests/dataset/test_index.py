@@ -60,6 +60,25 @@ def test_labels_lie_flat_in_the_order_of_the_paths(write_dataset: Write) -> None
     assert len(index) == 4
 
 
+def test_a_subset_is_an_index_of_its_own(index: DatasetIndex) -> None:
+    some = index.subset([5, 1, 3, 1])
+    assert some.paths.tolist() == index.paths[[1, 3, 5]].tolist()
+    assert some.sizes.tolist() == index.sizes[[1, 3, 5]].tolist()
+    assert (some.sizes.dtype, some.boxes.dtype, some.offsets.dtype) == (np.int32, np.float32, np.int64)
+    for ours, theirs in enumerate((1, 3, 5)):
+        assert np.array_equal(some.labels(ours), index.labels(theirs))
+    assert some.counts == (3, len(some.boxes), 0, 0, 0, 0)
+    assert index.subset(np.array([0, 4])).counts == (2, 0, 2, 0, 0, 0)
+    fingerprints = {chosen: index.subset(chosen).fingerprint for chosen in ((1, 3, 5), (1, 3), (1, 3, 6))}
+    assert len({index.fingerprint, *fingerprints.values()}) == 4
+    assert some.fingerprint == fingerprints[1, 3, 5]
+    assert same(some.subset([0, 1, 2]), some.subset([2, 1, 0]))
+    assert len(index.subset([])) == 0
+    for bad in ([7], [-1, 2]):
+        with pytest.raises(IndexError, match="of an index of 7"):
+            index.subset(bad)
+
+
 def test_what_is_bad_is_counted_and_named(write_dataset: Write, caplog: pytest.LogCaptureFixture) -> None:
     folder = write_dataset({
         "a.png": ((20, 30), f"{GOOD}{GOOD}7 0.5 0.5 0.1 0.1\n0 0.5\n"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import nn
 from yolov6_ignite.checkpoint import write_weights
 from yolov6_ignite.config_file import apply_overrides, load_config
 from yolov6_ignite.models import Detector, build_model
+from yolov6_ignite.models.lite import SEBlock
+from yolov6_ignite.quantization import QuantizationSpec, calibrate, quantized_model
 from yolov6_ignite.weights import Weights
 
 
@@ -31,6 +34,8 @@ def randomise(model: Detector, gain: float) -> None:
             nn.init.normal_(module.weight, std=gain * module.weight[0].numel() ** -0.5)
             if "cls_preds" in name:
                 nn.init.normal_(module.bias)
+        if isinstance(module, SEBlock) and module.conv1.bias is not None:
+            nn.init.ones_(module.conv1.bias)  # so few channels are all cut off otherwise
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +82,15 @@ def tiny_weights_file(
         epoch=1,
     )
     return file
+
+
+@pytest.fixture(scope="session")
+def quantized() -> Callable[..., Weights]:
+    """Calibrates weights on noise: the quantised weights, as they are read from a file."""
+
+    def quantize(weights: Weights, spec: QuantizationSpec, size: tuple[int, int] = (64, 96)) -> Weights:
+        model = quantized_model(weights.build(), spec)
+        calibrate(model, [torch.rand(4, 3, *size, generator=torch.Generator().manual_seed(1))], spec)
+        return replace(weights, state=model.state_dict(), quantization=spec)
+
+    return quantize

@@ -72,6 +72,7 @@ def test_half_torchscript_of_raw_levels_with_preprocessing(
         (["--format", "torchscript", "--opset", "18"], "--opset: is of --format onnx, not of torchscript"),
         (["--format", "torchscript", "--simplify"], "--simplify: is of --format onnx"),
         (["--format", "torchscript", "--end2end", "onnxruntime"], "--end2end: is of --format onnx"),
+        (["--format", "torchscript", "--target", "tensorrt"], "--target: is of --format onnx, not of torchscript"),
         (["--opset", "17"], "--opset: 17 is not supported; choose 18 to 25"),
         (["--end2end", "onnxruntime", "--raw-levels"], "choose one of them"),
         (["--end2end", "onnxruntime", "--dynamic-size"], "--dynamic-size: does not go with --end2end"),

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor
 
 from yolov6_ignite.errors import ConfigError
-from yolov6_ignite.exporting.check import FP32, HALF, Agreement, ExportMismatchError, compare
+from yolov6_ignite.exporting.check import (
+    FP32,
+    HALF,
+    QUANTIZED,
+    QUANTIZED_FAST,
+    Agreement,
+    ExportMismatchError,
+    Tolerance,
+    compare,
+)
 from yolov6_ignite.exporting.graphs import DetectionGraph, EndToEndGraph, RawLevelGraph
 from yolov6_ignite.exporting.sample_images import sample_batches
 from yolov6_ignite.exporting.settings import Thresholds
@@ -70,6 +79,34 @@ def test_noise_is_measured_in_decibels(model: Detector) -> None:
     assert HALF.difference > FP32.difference
 
 
+def test_noise_of_quantised_scores_is_that_of_their_logits(model: Detector) -> None:
+    def louder(output: Tensor) -> Tensor:
+        return torch.cat((output[..., :5], (output[..., 5:].logit() * 1.01).sigmoid()), dim=-1)
+
+    graph = DetectionGraph(model)
+
+    def run(images: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            return [louder(graph(images)[0])]
+
+    agreement = compare(graph, graph, run, BATCHES, tolerance=QUANTIZED)
+    assert agreement.scores_db == pytest.approx(40, abs=0.05)
+    assert "(40.0 dB of logits)" in str(agreement)
+    assert compare(graph, graph, run, BATCHES, tolerance=QUANTIZED_FAST).good
+    assert compare(graph, graph, run, BATCHES).scores_db != pytest.approx(40, abs=0.05)
+
+
+def test_boxes_of_raw_levels_are_measured_where_they_lie(model: Detector) -> None:
+    graph = RawLevelGraph(model)
+
+    def run(images: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            levels = graph(images)
+        return [torch.cat((level[:, :-4], level[:, -4:] * 1.01), dim=1) for level in levels]
+
+    assert 40.5 < compare(graph, graph, run, BATCHES).boxes_db < 70
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_that_are_not_finite_are_never_good(model: Detector, value: float) -> None:
     for column in (1, 6):
@@ -80,6 +117,20 @@ def test_numbers_that_are_not_finite_are_never_good(model: Detector, value: floa
             return output
 
         assert not compared(model, change).good
+
+
+def test_an_infinite_score_is_not_good_though_its_logit_is_near(model: Detector) -> None:
+    graph = DetectionGraph(model)
+
+    def run(images: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            output = graph(images)[0].clone()
+        output[0, 0, 6] = math.inf
+        return [output]
+
+    agreement = compare(graph, graph, run, BATCHES, tolerance=Tolerance(1e-3, 0, of_logits=True))
+    assert agreement.scores_db > 0
+    assert not agreement.good
 
 
 def test_files_that_fail_or_have_other_shapes_are_refused(model: Detector) -> None:

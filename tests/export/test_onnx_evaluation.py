@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 
 from yolov6_ignite import evaluate, export
+from yolov6_ignite.checkpoint import write_weights
+from yolov6_ignite.exporting.sample_images import sample_batches
+from yolov6_ignite.quantization import QuantizationSpec, calibrate, quantized_model
+from yolov6_ignite.weights import read_weights
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -55,6 +59,21 @@ def test_average_precision_is_that_of_the_weights(trained: Path, tmp_path: Path)
     expected, found = evaluated(trained, tmp_path), evaluated(file, tmp_path)
     assert found["mAP@0.50:0.95"] == pytest.approx(expected["mAP@0.50:0.95"], abs=1e-3)
     assert found.keys() == expected.keys()
+
+
+def test_integers_are_as_good_as_the_quantised_weights(trained: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    weights, spec = read_weights(trained), QuantizationSpec(method="max")
+    model = quantized_model(weights.build(), spec)
+    images = sample_batches([5], [(64, 64)], tiny_dataset.parent)
+    calibrate(model, [batch.float() / 255 for batch in images], spec)
+    file = tmp_path / "quantized.pt"
+    config = weights.config.model_dump(mode="json")
+    rest = {"names": weights.names, "metrics": {}, "epoch": 1, "quantization": spec.to_dict()}
+    write_weights(file, state=model.state_dict(), config=config, **rest)  # type: ignore[arg-type]
+    expected = evaluated(file, tmp_path)["mAP@0.50:0.95"]
+    for target in ("tensorrt", "onnxruntime"):
+        onnx_file = exported(file, tmp_path / f"{target}.onnx", "--target", target, "--dynamic-size")
+        assert evaluated(onnx_file, tmp_path)["mAP@0.50:0.95"] == pytest.approx(expected, abs=0.02)
 
 
 def test_a_file_of_fixed_shape(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -203,5 +203,16 @@ def test_what_a_teacher_must_be_like(make_scene: Callable[..., Any]) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             loss(scene.output, **arguments, teacher=teacher._replace(**change))
-    with pytest.raises(ValueError, match="reg_max"):
-        DistillationLoss(DetectionLoss(3))
+
+
+def test_direct_distances_have_no_distribution_to_learn(make_scene: Callable[..., Any]) -> None:
+    scene = make_scene()
+    student, teacher = (output._replace(distances=output.ltrb, ltrb=None) for output in (scene.output, scene.teacher))
+    arguments = {"targets": scene.targets, "epoch": 0, "max_epochs": 9, "image_size": scene.size}
+    alone = DetectionLoss(3)(student, **arguments)[1]
+    total, items = DistillationLoss(DetectionLoss(3), features=True)(student, **arguments, teacher=teacher)
+    assert items["dfl"] == 0
+    assert items["cwd"] > 0
+    assert items["cls"] > alone["cls"]
+    assert items["iou"] == alone["iou"]
+    total.backward()

@@ -96,6 +96,17 @@ def test_weights_by_channel() -> None:
     assert made(torch.ones(5, 3, 2, 2))[3].abs().max() == 0
 
 
+def test_weights_by_channel_of_the_second_dimension() -> None:
+    weight = torch.randn(3, 5, 2, 2) * torch.tensor([1e-4, 1, 10, 0, 1e3]).reshape(-1, 1, 1)
+    made = TensorQuantizer("weight", channels=5, axis=1)
+    made.amax.copy_(weight.abs().amax(dim=(0, 2, 3)))
+    made.mode = "quantize"
+    torch.testing.assert_close(
+        made(weight).transpose(0, 1), weight_quantizer(weight.transpose(0, 1))(weight.transpose(0, 1))
+    )
+    assert (made(2 * weight).abs().amax(dim=(0, 2, 3)) <= made.amax).all()  # clipped by channel, too
+
+
 def test_weights_are_as_large_below_zero_as_above() -> None:
     made = weight_quantizer(torch.ones(1, 1, 1, 1))
     weight = torch.tensor([[[[-1.5, 1.5, -0.999, 0.5]]]], requires_grad=True)

@@ -17,7 +17,7 @@ from yolov6_ignite.weights.recognise import Recognised, recognise
 from yolov6_ignite.weights.structure_head import PUBLISHED_ANCHORS
 
 ACTIVATION = {"conv_silu": "SiLU", "conv_relu": "ReLU"}
-SAME_NETWORK = ("_finetune", "_qat")
+SAME_NETWORK = ("_finetune", "_ptq", "_qat")
 RECIPES = [name for name in recipe_names() if name not in {"custom", "quickstart"} and not name.endswith(SAME_NETWORK)]
 
 
@@ -41,7 +41,7 @@ def test_recipes_that_only_train_differently_are_not_preferred(name: str) -> Non
     activation = ACTIVATION.get(model.training_mode)
     found = recognised(model, {"backbone.stem.block.act": activation} if activation else {})
     assert found.recipe is not None
-    assert found.recipe == name.removesuffix("_finetune").removesuffix("_qat")
+    assert found.recipe == name.removesuffix("_finetune").removesuffix("_ptq").removesuffix("_qat")
 
 
 def test_bins_and_anchors_come_from_the_weights() -> None:

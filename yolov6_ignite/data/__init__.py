@@ -5,7 +5,7 @@ from __future__ import annotations
 from yolov6_ignite.data.batch import Batch
 from yolov6_ignite.data.cache import RamCache
 from yolov6_ignite.data.dataset_file import DatasetFile, load_dataset_file
-from yolov6_ignite.data.index import DatasetIndex, build_index
+from yolov6_ignite.data.index import DatasetIndex, build_index, index_split
 from yolov6_ignite.data.loader import BatchLoader, build_eval_loader, build_train_loader
 from yolov6_ignite.data.sampler import EpochBatchSampler, SampleKey
 
@@ -20,5 +20,6 @@ __all__ = [
     "build_eval_loader",
     "build_index",
     "build_train_loader",
+    "index_split",
     "load_dataset_file",
 ]

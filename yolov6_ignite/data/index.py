@@ -5,6 +5,7 @@ Labels lie in flat arrays with offsets, so that loader workers share their memor
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
@@ -19,13 +20,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from yolov6_ignite.config import DataConfig
 from yolov6_ignite.data.discovery import find_images, label_path, require_images
 from yolov6_ignite.data.image import BadImageError, read_image
 from yolov6_ignite.data.index_cache import Check, FileStates, IndexCache, Scan, fingerprint
 from yolov6_ignite.data.labels import Labels, parse_labels
 from yolov6_ignite.errors import DatasetError
 
-__all__ = ["DatasetIndex", "IndexCounts", "Problem", "build_index"]
+__all__ = ["DatasetIndex", "IndexCounts", "Problem", "build_index", "index_split"]
 
 logger = logging.getLogger("yolov6_ignite")
 
@@ -97,6 +99,35 @@ class DatasetIndex:
         """Rows (class, cx, cy, w, h) of image ``i``; a view."""
         return self.boxes[self.offsets[i] : self.offsets[i + 1]]
 
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> DatasetIndex:
+        """The index of some of the images, each once and in the order of the paths, with a fingerprint of its own.
+
+        Raises:
+            IndexError: an image is not in 0..len - 1.
+        """
+        chosen = np.unique(np.asarray(indices, dtype=np.int64))
+        if len(chosen) and not 0 <= chosen[0] <= chosen[-1] < len(self):
+            raise IndexError(f"images {chosen[0]} to {chosen[-1]} of an index of {len(self)}")
+        per_image = np.diff(self.offsets)
+        boxes = self.boxes[np.repeat(np.isin(np.arange(len(self)), chosen), per_image)]
+        counts = IndexCounts(
+            images=len(chosen),
+            boxes=len(boxes),
+            background=int((per_image[chosen] == 0).sum()),
+            bad_images=0,
+            bad_lines=0,
+            duplicates=0,
+        )
+        return DatasetIndex(
+            paths=self.paths[chosen],
+            sizes=self.sizes[chosen],
+            boxes=boxes,
+            offsets=np.concatenate([[0], np.cumsum(per_image[chosen])]).astype(np.int64),
+            fingerprint=hashlib.sha256(self.fingerprint.encode() + chosen.tobytes()).hexdigest(),
+            problems=(),
+            counts=counts,
+        )
+
 
 def build_index(
     directories: Sequence[Path],
@@ -140,6 +171,13 @@ def build_index(
     _refuse(index, roots, on_bad_label, on_bad_image)
     _report(index, roots, states)
     return index
+
+
+def index_split(directories: Sequence[Path], names: Sequence[str], data: DataConfig) -> DatasetIndex:
+    """:func:`build_index` with the policies of a configuration."""
+    return build_index(
+        directories, names, on_bad_label=data.on_bad_label, on_bad_image=data.on_bad_image, recheck=data.recheck
+    )
 
 
 def _scan(paths: list[str], num_classes: int) -> Scan:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from yolov6_ignite.errors import UserError
-from yolov6_ignite.exporting.graphs import EndToEndGraph, ExportGraph
+from yolov6_ignite.exporting.graphs import EndToEndGraph, ExportGraph, RawLevelGraph
 from yolov6_ignite.metrics import non_max_suppression
+from yolov6_ignite.models.anchors import anchor_points, distances_to_boxes
 
-__all__ = ["Agreement", "ExportMismatchError", "Tolerance", "compare"]
+__all__ = ["QUANTIZED", "QUANTIZED_FAST", "Agreement", "ExportMismatchError", "Tolerance", "compare"]
 
 
 class ExportMismatchError(UserError):
@@ -32,10 +33,14 @@ class Tolerance:
     Attributes:
         difference: largest of boxes, in parts of the image's longer side, and of probabilities.
         sqnr_db: signal to noise of both, in decibels.
+        of_logits: whether the noise of scores is that of their logits. What rounding to integers does to a logit is
+            about the same whatever its value, so the noise of probabilities near 0, as nearly all are, would be as
+            large as they are, and tell nothing of those that are detections.
     """
 
     difference: float
     sqnr_db: float
+    of_logits: bool = False
 
     def __str__(self) -> str:
         return f"{self.difference:.0e}, or {self.sqnr_db:.0f} dB"
@@ -43,6 +48,12 @@ class Tolerance:
 
 FP32 = Tolerance(1e-4, 100)
 HALF = Tolerance(2e-2, 50)  # 11 bits, through a hundred layers
+# A sum that is rounded otherwise in the 24th bit is now and then another integer, which all that follows reads.
+QUANTIZED = Tolerance(1e-3, 40, of_logits=True)
+# With sums in integers and biases too, or half precision around them, that happens more often.
+QUANTIZED_FAST = Tolerance(1e-3, 30, of_logits=True)
+
+LOGIT_EPSILON = 1e-6  # nearer to 0 or 1, fp32 does not tell logits apart
 
 
 @dataclass(frozen=True)
@@ -55,7 +66,7 @@ class Agreement:
         boxes: largest difference, in parts of the image's longer side.
         scores: largest difference of a probability.
         boxes_db: signal to noise of the boxes, in decibels; infinite for equal ones.
-        scores_db: likewise of the class probabilities.
+        scores_db: likewise of the class probabilities, or their logits if the tolerance says so.
         detections: number compared after suppression, for a graph that has it.
         tolerance: for the differences.
     """
@@ -74,13 +85,14 @@ class Agreement:
         """Whether the differences are within tolerance; those that are not finite never are."""
         if max(self.boxes, self.scores) <= self.tolerance.difference:
             return True
-        return min(self.boxes_db, self.scores_db) >= self.tolerance.sqnr_db
+        finite = math.isfinite(max(self.boxes, self.scores))  # a logit is, also of a score that is not
+        return finite and min(self.boxes_db, self.scores_db) >= self.tolerance.sqnr_db
 
     def __str__(self) -> str:
         text = (
             f"{self.images} images in batches of {', '.join(map(str, self.batch_sizes))}: "
             f"boxes differ by at most {self.boxes:.1e} of the image's side ({self.boxes_db:.1f} dB SQNR), "
-            f"scores by {self.scores:.1e} ({self.scores_db:.1f} dB)"
+            f"scores by {self.scores:.1e} ({self.scores_db:.1f} dB{' of logits' if self.tolerance.of_logits else ''})"
         )
         return text if self.detections is None else f"{text}; {self.detections} detections are the library's"
 
@@ -92,21 +104,25 @@ def compare(
     batches: Sequence[Tensor],
     *,
     half: bool = False,
+    tolerance: Tolerance | None = None,
 ) -> Agreement:
     """Runs a file and the model on the same images.
 
     Args:
         graph: what was exported.
-        reference: the same model in fp32, without preprocessing and suppression.
-        run: the file, from images as it takes them to its outputs; for :class:`EndToEndGraph` with the predictions.
+        reference: the same model in fp32, without preprocessing and suppression; a quantised one quantises.
+        run: the file, from images as it takes them to its outputs; for :class:`EndToEndGraph` with the predictions,
+            for :class:`TensorRTGraph` only what goes into its suppression.
         batches: RGB images (batch, 3, height, width) in uint8.
-        half: the file takes floats in half precision, and is held to its tolerance.
+        half: the file has weights in half precision.
+        tolerance: None is that of the precision.
 
     Raises:
         ExportMismatchError: the file fails, gives other shapes, or selects other detections than the library does
             from the file's own predictions.
     """
-    boxes, scores = _Difference(), _Difference()
+    tolerance = tolerance or (HALF if half else FP32)
+    boxes, scores, logits = _Difference(), _Difference(), _Difference()
     detections = 0
     for images in batches:
         side = max(images.shape[-2:])
@@ -114,7 +130,7 @@ def compare(
         with torch.no_grad():
             expected = reference.predictions(reference(floats))
         try:
-            outputs = run(images.flip(1).contiguous() if graph.preprocess else floats.half() if half else floats)
+            outputs = run(images.flip(1).contiguous() if graph.preprocess else floats.to(graph.input_dtype))
         except Exception as error:  # runtimes have no common class of their errors
             raise ExportMismatchError(
                 f"it fails on images of {tuple(images.shape)}: {str(error).splitlines()[0]}"
@@ -122,8 +138,9 @@ def compare(
         found = graph.predictions(outputs)
         if any(a.shape != b.shape for a, b in zip(expected, found, strict=True)):
             raise ExportMismatchError(f"it gives other shapes than the model for images of {tuple(images.shape)}")
-        boxes.update(expected[0] / side, found[0] / side)
+        boxes.update(*(_boxes(graph, images, values) / side for values in (expected[0], found[0])))
         scores.update(expected[1], found[1])
+        logits.update(_logits(expected[1]), _logits(found[1]))
         if isinstance(graph, EndToEndGraph):
             detections += _require_detections(graph, outputs, side)
     return Agreement(
@@ -132,10 +149,24 @@ def compare(
         boxes=boxes.largest,
         scores=scores.largest,
         boxes_db=boxes.sqnr_db,
-        scores_db=scores.sqnr_db,
+        scores_db=(logits if tolerance.of_logits else scores).sqnr_db,
         detections=detections if isinstance(graph, EndToEndGraph) else None,
-        tolerance=HALF if half else FP32,
+        tolerance=tolerance,
     )
+
+
+def _boxes(graph: ExportGraph, images: Tensor, values: Tensor) -> Tensor:
+    """Boxes in pixels, also of raw levels, so that the same error is as much noise in every kind of file."""
+    if not isinstance(graph, RawLevelGraph):
+        return values
+    height, width = images.shape[-2:]
+    strides = graph.model.strides
+    points, _ = anchor_points([(height // stride, width // stride) for stride in strides], strides)
+    return distances_to_boxes(values, points)
+
+
+def _logits(probabilities: Tensor) -> Tensor:
+    return probabilities.float().logit(LOGIT_EPSILON)
 
 
 class _Difference:

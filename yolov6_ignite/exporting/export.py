@@ -11,15 +11,26 @@ from torch import Tensor
 
 from yolov6_ignite.checkpoint import write_atomically
 from yolov6_ignite.errors import ConfigError
-from yolov6_ignite.exporting.check import Agreement, ExportMismatchError, compare
-from yolov6_ignite.exporting.graphs import DetectionGraph, EndToEndGraph, ExportGraph, RawLevelGraph
+from yolov6_ignite.exporting.check import (
+    QUANTIZED,
+    QUANTIZED_FAST,
+    Agreement,
+    ExportMismatchError,
+    Tolerance,
+    compare,
+)
+from yolov6_ignite.exporting.graphs import DetectionGraph, EndToEndGraph, ExportGraph, RawLevelGraph, TensorRTGraph
 from yolov6_ignite.exporting.metadata import build_metadata
+from yolov6_ignite.exporting.nms_operator import PLUGIN, plugin_attributes, split_at_plugin
 from yolov6_ignite.exporting.onnx_file import build_onnx, with_predictions
+from yolov6_ignite.exporting.openvino_file import OpenVINOSession, openvino_weights, write_openvino
+from yolov6_ignite.exporting.quantized_graph import quantized_for, with_exported_quantizers
 from yolov6_ignite.exporting.runtimes import OnnxSession, run_torchscript
 from yolov6_ignite.exporting.sample_images import sample_batches
 from yolov6_ignite.exporting.settings import ExportSettings, Thresholds
 from yolov6_ignite.exporting.torchscript_file import build_torchscript
 from yolov6_ignite.models import Detector
+from yolov6_ignite.quantization import QuantizationSpec
 from yolov6_ignite.weights import Weights
 
 __all__ = ["Exported", "export_model"]
@@ -31,19 +42,26 @@ class Exported:
 
     Attributes:
         path: the file.
+        files: all that were written: OpenVINO's weights are in a second one.
         image_size: (height, width) in pixels.
         size_multiple: image sides must be multiples of this number of pixels.
         input_type: what the images are.
         output_names: in order.
-        agreement: with the model.
+        agreement: with the model, of the file as its runtime runs it.
+        unoptimized: of a quantised ONNX file also as it stands, without onnxruntime's rewriting of the graph; None
+            for others.
+        quantization: of the file; None where it is not quantised.
     """
 
     path: Path
+    files: tuple[Path, ...]
     image_size: tuple[int, int]
     size_multiple: int
     input_type: str
     output_names: tuple[str, ...]
     agreement: Agreement
+    unoptimized: Agreement | None
+    quantization: QuantizationSpec | None
 
 
 def export_model(weights: Weights, path: Path, settings: ExportSettings, *, images: Path | None = None) -> Exported:
@@ -51,7 +69,7 @@ def export_model(weights: Weights, path: Path, settings: ExportSettings, *, imag
 
     Args:
         weights: from :func:`yolov6_ignite.weights.read_weights`.
-        path: the file to write; must not exist.
+        path: the file to write; must not exist. For OpenVINO ``x.xml``, and ``x.bin`` must not exist either.
         settings: what is wanted.
         images: a folder of images for the comparison; noise without.
 
@@ -60,11 +78,15 @@ def export_model(weights: Weights, path: Path, settings: ExportSettings, *, imag
         ExportMismatchError: the file was written, but its outputs are not the model's.
     """
     settings.require_possible()
-    if path.exists():
-        raise ConfigError(f"{path}: is there already; choose another name or remove it")
+    files = (path, openvino_weights(path)) if settings.format == "openvino" else (path,)
+    for file in files:
+        if file.exists():
+            raise ConfigError(f"{file}: is there already; choose another name or remove it")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
-    model = weights.build().deploy()
+    quantization = settings.quantization_of(weights.quantization)
+    model = weights.build()
+    model = model.deploy() if quantization is None else quantized_for(model, quantization)
     trained = weights.config.eval.image_size
     default = weights.config.data.height_width if trained is None else (trained, trained)
     settings = replace(settings, image_size=settings.image_size or default)
@@ -76,26 +98,67 @@ def export_model(weights: Weights, path: Path, settings: ExportSettings, *, imag
     batches = sample_batches(batch_sizes, sizes, images)
 
     reference = (RawLevelGraph if settings.raw_levels else DetectionGraph)(model).eval()
-    graph = _graph(copy.deepcopy(model), settings, settings.thresholds(weights.config.eval)).eval()
-    if settings.half:
+    exported = copy.deepcopy(model) if quantization is None else with_exported_quantizers(model, half=settings.half)
+    graph = _graph(exported, settings, settings.thresholds(weights.config.eval)).eval()
+    if settings.half and settings.format != "openvino":
         graph.half()
-    metadata = build_metadata(graph, weights.config, settings, size)
-    if settings.format == "onnx":
-        content = build_onnx(graph, settings, size, metadata).SerializeToString()
-    else:
+    metadata = build_metadata(graph, weights.config, settings, size, quantization)
+    openvino = settings.format == "openvino"
+    if settings.format == "torchscript":
         content = build_torchscript(graph, size, metadata)
-    write_atomically(path, lambda file: file.write(content))
+    else:
+        inside = {} if openvino else metadata  # OpenVINO would keep the ONNX file's, in a place of its own
+        content = build_onnx(graph, settings, size, inside, quantization).SerializeToString()
+    if openvino:
+        write_openvino(path, content, metadata, half=settings.half)
+    else:
+        write_atomically(path, lambda file: file.write(content))
+    unoptimized = None
+    if quantization is None:
+        agreement = _checked(path, graph, reference, settings, batches)
+    elif openvino:
+        agreement = _checked(path, graph, reference, settings, batches, QUANTIZED_FAST)
+    else:
+        plain = QUANTIZED_FAST if settings.half else QUANTIZED
+        unoptimized = _checked(path, graph, reference, settings, batches, plain, optimized=False)
+        agreement = _checked(path, graph, reference, settings, batches, QUANTIZED_FAST)
+    count = 4 if isinstance(graph, EndToEndGraph) else len(graph.output_names)
+    return Exported(
+        path=path,
+        files=files,
+        image_size=size,
+        size_multiple=model.size_multiple,
+        input_type=graph.input_type,
+        output_names=graph.output_names[:count],
+        agreement=agreement,
+        unoptimized=unoptimized,
+        quantization=quantization,
+    )
+
+
+def _checked(
+    path: Path,
+    graph: ExportGraph,
+    reference: ExportGraph,
+    settings: ExportSettings,
+    batches: list[Tensor],
+    tolerance: Tolerance | None = None,
+    *,
+    optimized: bool = True,
+) -> Agreement:
+    """Compares the file with the model; refuses what is beyond the tolerance."""
     try:
-        agreement = compare(graph, reference, _runner(path, graph, settings), batches, half=settings.half)
+        run = _runner(path, graph, settings, optimized=optimized)
+        agreement = compare(graph, reference, run, batches, half=settings.half, tolerance=tolerance)
     except ExportMismatchError as error:
         raise ExportMismatchError(f"{path}: is written, but not usable: {error}") from error
     if not agreement.good:
+        how = "" if optimized else " (run without onnxruntime's optimisation)"
         raise ExportMismatchError(
-            f"{path}: is written, but its outputs are not the model's: {agreement}; tolerated are "
+            f"{path}: is written, but its outputs are not the model's{how}: {agreement}; tolerated are "
             f"{agreement.tolerance}; try without --half and --simplify, or another --opset"
         )
-    count = 4 if isinstance(graph, EndToEndGraph) else len(graph.output_names)
-    return Exported(path, size, model.size_multiple, graph.input_type, graph.output_names[:count], agreement)
+    return agreement
 
 
 def _graph(model: Detector, settings: ExportSettings, thresholds: Thresholds) -> ExportGraph:
@@ -103,15 +166,28 @@ def _graph(model: Detector, settings: ExportSettings, thresholds: Thresholds) ->
         return RawLevelGraph(model, preprocess=settings.preprocess)
     if settings.end2end is None:
         return DetectionGraph(model, preprocess=settings.preprocess)
-    return EndToEndGraph(model, thresholds, preprocess=settings.preprocess)
+    suppressing = TensorRTGraph if settings.end2end == "tensorrt" else EndToEndGraph
+    return suppressing(model, thresholds, preprocess=settings.preprocess)
 
 
-def _runner(path: Path, graph: ExportGraph, settings: ExportSettings) -> Callable[[Tensor], list[Tensor]]:
+def _runner(
+    path: Path, graph: ExportGraph, settings: ExportSettings, *, optimized: bool
+) -> Callable[[Tensor], list[Tensor]]:
     """The file as a function; of an end-to-end file also the predictions, from its twin that has them."""
     if settings.format == "torchscript":
         return run_torchscript(path.read_bytes())
-    session = OnnxSession(path, path)
+    if isinstance(graph, TensorRTGraph):
+        before, attributes = split_at_plugin(path.read_bytes())
+        if attributes != (wanted := plugin_attributes(graph.thresholds)):
+            raise ExportMismatchError(f"its {PLUGIN} has {attributes} instead of {wanted}")
+        return OnnxSession(before, path, optimized=optimized)
+    openvino = settings.format == "openvino"
+    session = OpenVINOSession(path) if openvino else OnnxSession(path, path, optimized=optimized)
     if not isinstance(graph, EndToEndGraph):
         return session
-    twin = OnnxSession(with_predictions(path.read_bytes()), path)
+    twin: OpenVINOSession | OnnxSession
+    if openvino:
+        twin = OpenVINOSession(path, inner_outputs=graph.output_names[-1:])
+    else:
+        twin = OnnxSession(with_predictions(path.read_bytes()), path, optimized=optimized)
     return lambda images: [*session(images), twin(images)[-1]]

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from yolov6_ignite.exporting.nms_operator import surviving_scores
+from yolov6_ignite.exporting.nms_operator import efficient_nms, surviving_scores
 from yolov6_ignite.exporting.settings import Thresholds
 from yolov6_ignite.metrics.boxes import cxcywh_to_xyxy
 from yolov6_ignite.models import Detector
 from yolov6_ignite.models.anchors import distribution_to_distances
 
-__all__ = ["DetectionGraph", "EndToEndGraph", "ExportGraph", "RawLevelGraph"]
+__all__ = ["DetectionGraph", "EndToEndGraph", "ExportGraph", "RawLevelGraph", "SuppressingGraph", "TensorRTGraph"]
 
 
 class ExportGraph(nn.Module):
@@ -77,22 +77,36 @@ class DetectionGraph(ExportGraph):
         return outputs[-1][..., :4], outputs[-1][..., 5:]
 
 
-class EndToEndGraph(DetectionGraph):
-    """Detections after non-maximum suppression, those of :func:`yolov6_ignite.metrics.non_max_suppression`.
+class SuppressingGraph(DetectionGraph):
+    """Detections after non-maximum suppression.
 
     The outputs have room for ``max_detections``, the best first: ``num_dets`` (batch, 1), ``det_boxes`` (batch, room,
-    4) as x1, y1, x2, y2 in pixels, ``det_scores`` and ``det_classes`` (batch, room). The rest is 0, class -1. The
-    last output, ``outputs``, is what was selected from: it is for the check and no output of the file.
+    4) as x1, y1, x2, y2 in pixels, ``det_scores`` and ``det_classes`` (batch, room).
 
-    There is no limit on the candidates of an image (the library's is 30000, which only thresholds near 0 reach).
+    Args:
+        model: deployed.
+        thresholds: of the suppression.
+        preprocess: as for :class:`ExportGraph`.
     """
 
     kind = "end2end"
-    output_names = ("num_dets", "det_boxes", "det_scores", "det_classes", "outputs")
+    output_names: tuple[str, ...] = ("num_dets", "det_boxes", "det_scores", "det_classes")
 
     def __init__(self, model: Detector, thresholds: Thresholds, *, preprocess: bool = False) -> None:
         super().__init__(model, preprocess=preprocess)
         self.thresholds = thresholds
+
+
+class EndToEndGraph(SuppressingGraph):
+    """The detections of :func:`yolov6_ignite.metrics.non_max_suppression`, with ONNX's standard operators.
+
+    Behind them in the outputs is 0, class -1. The last output, ``outputs``, is what was selected from: it is for the
+    check and no output of the file.
+
+    There is no limit on the candidates of an image (the library's is 30000, which only thresholds near 0 reach).
+    """
+
+    output_names = (*SuppressingGraph.output_names, "outputs")
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         (output,) = super().forward(images)
@@ -109,6 +123,26 @@ class EndToEndGraph(DetectionGraph):
         det_boxes = boxes.gather(1, anchor[..., None].expand(-1, -1, 4)).where(found[..., None], 0.0)
         det_classes = torch.where(found, place % classes, -1)
         return found.sum(1, keepdim=True), det_boxes, best, det_classes, output
+
+
+class TensorRTGraph(SuppressingGraph):
+    """Detections of TensorRT's own suppression, which nothing else can run.
+
+    Numbers and classes are in int32. What can be compared is what goes into it, boxes and scores, which
+    :func:`yolov6_ignite.exporting.nms_operator.split_at_plugin` makes outputs.
+    """
+
+    kind = "end2end-tensorrt"
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        (output,) = super().forward(images)
+        return efficient_nms(cxcywh_to_xyxy(output[..., :4]), output[..., 5:], self.thresholds)
+
+    def predictions(self, outputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        boxes, scores = outputs
+        corners = boxes.float()
+        low, high = corners[..., :2], corners[..., 2:]
+        return torch.cat(((low + high) / 2, high - low), dim=-1), scores
 
 
 class RawLevelGraph(ExportGraph):

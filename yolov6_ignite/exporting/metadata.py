@@ -12,8 +12,9 @@ from yolov6_ignite import __version__
 from yolov6_ignite.config import Config
 from yolov6_ignite.data.letterbox import PAD_VALUE
 from yolov6_ignite.errors import ConfigError
-from yolov6_ignite.exporting.graphs import EndToEndGraph, ExportGraph
+from yolov6_ignite.exporting.graphs import ExportGraph, SuppressingGraph
 from yolov6_ignite.exporting.settings import ExportSettings, Thresholds
+from yolov6_ignite.quantization import QuantizationSpec
 
 __all__ = ["build_metadata", "read_metadata"]
 
@@ -21,7 +22,11 @@ PRODUCER = "yolov6-ignite"
 
 
 def build_metadata(
-    graph: ExportGraph, config: Config, settings: ExportSettings, image_size: tuple[int, int]
+    graph: ExportGraph,
+    config: Config,
+    settings: ExportSettings,
+    image_size: tuple[int, int],
+    quantization: QuantizationSpec | None = None,
 ) -> dict[str, str]:
     """The metadata of a file.
 
@@ -30,10 +35,11 @@ def build_metadata(
         config: what the model was trained with.
         settings: of the export.
         image_size: (height, width) in pixels.
+        quantization: of the file.
     """
     model = graph.model
     thresholds = Thresholds(config.eval.conf_threshold, config.eval.iou_threshold, config.eval.max_detections)
-    if isinstance(graph, EndToEndGraph):
+    if isinstance(graph, SuppressingGraph):
         thresholds = graph.thresholds
     preprocessing = {
         "channels": "BGR" if graph.preprocess else "RGB",
@@ -55,6 +61,7 @@ def build_metadata(
         "dynamic_size": json.dumps(settings.dynamic_size),
         "batch_size": json.dumps(settings.batch_size),
         "half": json.dumps(settings.half),
+        "quantization": json.dumps(None if quantization is None else quantization.to_dict()),
         "preprocessing": json.dumps(preprocessing),
         "thresholds": json.dumps(
             {"conf": thresholds.conf, "iou": thresholds.iou, "max_detections": thresholds.max_detections}

@@ -14,7 +14,10 @@ from yolov6_ignite import __version__
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.exporting.graphs import EndToEndGraph, ExportGraph
 from yolov6_ignite.exporting.nms_operator import translations
+from yolov6_ignite.exporting.quantized_nodes import merge_quantizers
 from yolov6_ignite.exporting.settings import OPSETS, ExportSettings
+from yolov6_ignite.exporting.weight_initializers import store_integer_weights
+from yolov6_ignite.quantization import QuantizationSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -25,7 +28,11 @@ PREDICTIONS = EndToEndGraph.output_names[-1]
 
 
 def build_onnx(
-    graph: ExportGraph, settings: ExportSettings, image_size: tuple[int, int], metadata: Mapping[str, str]
+    graph: ExportGraph,
+    settings: ExportSettings,
+    image_size: tuple[int, int],
+    metadata: Mapping[str, str],
+    quantization: QuantizationSpec | None = None,
 ) -> ModelProto:
     """Exports a graph.
 
@@ -34,6 +41,7 @@ def build_onnx(
         settings: batch, sizes and operator set.
         image_size: (height, width) in pixels.
         metadata: put into the file.
+        quantization: of a graph whose quantisers are nodes.
 
     Returns:
         A model that passed ONNX's own full check.
@@ -43,7 +51,7 @@ def build_onnx(
     """
     import onnx
 
-    opset = settings.opset or OPSETS[0]
+    opset = settings.opset_for(quantization)
     height, width = image_size
     dimensions: dict[int, Any] = {}
     if settings.batch_size is None:
@@ -72,6 +80,11 @@ def build_onnx(
         raise ConfigError(f"--opset: {opset} cannot be made of this model, only {made}; choose {OPSETS[0]}")
     _drop_traces(model)
     _name_dimensions(model, settings)
+    if quantization is not None:
+        for_onnxruntime = quantization.target == "onnxruntime"
+        if for_onnxruntime:
+            store_integer_weights(model)
+        merge_quantizers(model, around_moves=for_onnxruntime)
     if settings.simplify:
         model = _simplified(model)
     if isinstance(graph, EndToEndGraph):

@@ -22,6 +22,7 @@ class OnnxSession:
     Args:
         source: the file, or its content.
         name: of the file, for messages.
+        optimized: let onnxruntime rewrite the graph into what it computes fastest.
 
     Attributes:
         image_shape: of the input, None where any number is taken: (batch, 3, height, width).
@@ -32,7 +33,7 @@ class OnnxSession:
         ConfigError: the file is missing, or onnxruntime cannot run it.
     """
 
-    def __init__(self, source: Path | bytes, name: str | Path) -> None:
+    def __init__(self, source: Path | bytes, name: str | Path, *, optimized: bool = True) -> None:
         require_packages(str(name), "onnxruntime")
         import onnxruntime
 
@@ -40,6 +41,8 @@ class OnnxSession:
             raise ConfigError(f"{name}: there is no such file")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        if not optimized:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = torch.get_num_threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch works between the calls
         try:

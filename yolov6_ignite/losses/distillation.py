@@ -30,8 +30,8 @@ class DistillationLoss(nn.Module):
     """Learns from labelled boxes and from a teacher's predictions.
 
     The teacher's part: KL divergences of all class probabilities (a sum over anchors, never normalised), of the
-    distance distributions of positive anchors and, if wanted, of the neck's maps. All in fp32; nothing waits for the
-    device.
+    distance distributions of positive anchors, where the network has them, and, if wanted, of the neck's maps. All in
+    fp32; nothing waits for the device.
 
     Args:
         detection: what is learnt from labelled boxes; here its sums are divided by any sum of target scores but 0.
@@ -39,9 +39,6 @@ class DistillationLoss(nn.Module):
         class_weight: weight of the divergence of classes.
         dfl_weight: weight of the divergence of distance distributions.
         features: also compare the neck's first three maps, channel by channel.
-
-    Raises:
-        ValueError: `detection` knows no distance distributions.
     """
 
     def __init__(
@@ -54,8 +51,6 @@ class DistillationLoss(nn.Module):
         features: bool = False,
     ) -> None:
         super().__init__()
-        if not detection.reg_max:
-            raise ValueError("there are no distributions to distil: reg_max must not be 0")
         self.detection = detection
         self.temperature = temperature
         self.class_weight = class_weight
@@ -117,7 +112,9 @@ class DistillationLoss(nn.Module):
             return total_and_items(add_by_name(from_labels, from_teacher))
 
     def _bins(self, distances: Tensor, teacher: DetectorOutput, positives: Positives) -> Tensor:
-        """Summed over positive anchors and their sides."""
+        """Summed over positive anchors and their sides; 0 where distances are predicted directly."""
+        if not self.detection.reg_max:
+            return distances.new_zeros(())
         other = gather_anchors(teacher.distances, positives.anchor_index).float()
         return (distribution_divergence(distances, other, self.temperature) * positives.valid).sum()
 

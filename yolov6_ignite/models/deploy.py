@@ -52,7 +52,13 @@ def fold_batch_norm(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor
 
 
 def fused_conv(like: nn.Conv2d, kernel: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A convolution of `like`'s geometry, device and type with the given kernel and bias."""
+    """A convolution of `like`'s geometry, device and type with the given kernel and bias.
+
+    Raises:
+        TypeError: `like` is of a subclass, which the result would not be.
+    """
+    if type(like) is not nn.Conv2d:
+        raise TypeError(f"a {type(like).__name__} cannot be fused here; fold_batch_norms is for quantised models")
     weight = like.weight
     conv = nn.Conv2d(
         like.in_channels,

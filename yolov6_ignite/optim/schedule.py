@@ -91,9 +91,11 @@ def build_schedule(config: Config, epoch_length: int) -> Schedule:
     """The schedule of a run with ``epoch_length`` iterations an epoch.
 
     ``lr0`` is for ``reference_world_size`` devices with ``reference_device_batch`` images each and is scaled
-    linearly to the batch (specification, training 4.3).
+    linearly to the batch (specification, training 4.3). Quantisation-aware training has no warm-up (training 4.1): it
+    goes on from where training was.
     """
     solver = config.solver
+    warmup_iterations = max(round(solver.warmup_epochs * epoch_length), solver.warmup_min_iterations)
     reference_batch = solver.reference_world_size * solver.reference_device_batch
     return Schedule(
         epochs=config.train.epochs,
@@ -104,7 +106,7 @@ def build_schedule(config: Config, epoch_length: int) -> Schedule:
         lrf=solver.lrf,
         decay=solver.lr_scheduler,
         momentum=solver.momentum,
-        warmup_iterations=max(round(solver.warmup_epochs * epoch_length), solver.warmup_min_iterations),
+        warmup_iterations=0 if config.quant.mode == "qat" else warmup_iterations,
         warmup_momentum=solver.warmup_momentum,
         warmup_bias_lr=solver.warmup_bias_lr,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 
+from yolov6_ignite.distributed import same_on_all_ranks
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.quantization.insertion import configure_quantizers, quantizers, set_mode
 from yolov6_ignite.quantization.layers import QuantConv2d, QuantConvTranspose2d
@@ -17,51 +19,141 @@ from yolov6_ignite.quantization.observers import Observation, new_observer
 from yolov6_ignite.quantization.quantizer import TensorQuantizer
 from yolov6_ignite.quantization.spec import QuantizationSpec
 
-__all__ = ["calibrate", "calibrate_weights", "check_calibrated"]
+__all__ = ["Calibrator", "calibrate", "calibrate_weights", "check_calibrated", "check_trainable"]
 
 SHOWN = 3  # names in a message
+GET_CALIBRATED = (
+    "quantisation-aware training goes on from calibrated ranges; write them with quant.mode=ptq "
+    "train.weights=best_ckpt.pt, and give that file as quant.calibrated"
+)
+
+
+class Calibrator:
+    """A calibration from its begin to its end, around forward passes that someone else makes.
+
+    Weights get their largest magnitudes by channel; what flows is seen in eval mode by all ranks, and quantisers of
+    one group get the largest of their ranges. Every rank makes the same calls, and ends with the same ranges.
+
+    Args:
+        model: with quantisers, not wrapped.
+        spec: that the quantisers were inserted with, or one that differs in method, percentile, bits or target.
+
+    Raises:
+        ValueError: the model has no quantisers.
+    """
+
+    def __init__(self, model: nn.Module, spec: QuantizationSpec) -> None:
+        self.model = model
+        self.spec = spec
+        self._activations = {name: q for name, q in quantizers(model) if q.kind != "weight"}
+        if not self._activations:
+            raise ValueError("the model has no quantisers; insert them first")
+        self._images = 0
+        self._training: list[tuple[nn.Module, bool]] = []
+        self._before: list[tuple[TensorQuantizer, dict[str, Any]]] | None = None
+
+    def begin(self) -> None:
+        """Eval mode; from here on every quantiser looks at what passes it.
+
+        Raises:
+            RuntimeError: it has begun already.
+        """
+        if self._before is not None:
+            raise RuntimeError("this calibration has begun already; finish or abort it first")
+        self._images = 0
+        self._training = [(module, module.training) for module in self.model.modules()]
+        self._before = [(quantizer, _settings(quantizer)) for _, quantizer in quantizers(self.model)]
+        self.model.eval()
+        set_mode(self.model, "calibrate")
+        for quantizer in self._activations.values():
+            quantizer.observer = new_observer(self.spec)
+
+    def count(self, images: int) -> None:
+        """Tells how many images a forward pass, without gradients, has just shown to the model."""
+        self._images += images
+
+    def finish(self) -> None:
+        """Gives every quantiser its range and turns all of them on; modes of modules are as before the begin.
+
+        Raises:
+            ConfigError: no rank counted an image, or a range is 0 or not finite; everything is as before the begin.
+            RuntimeError: it has not begun.
+        """
+        if self._before is None:
+            raise RuntimeError("this calibration has not begun")
+        observed = {name: q.observer.observation() for name, q in self._activations.items() if q.observer is not None}
+        parts = [(self._images, observed)]
+        if idist.get_world_size() > 1:
+            parts = idist.all_gather(parts[0])  # type: ignore[assignment]
+        with same_on_all_ranks():
+            try:
+                self._set_ranges(parts)
+            except ConfigError:
+                self.abort()
+                raise
+        self._end()
+        set_mode(self.model, "quantize")
+
+    def abort(self) -> None:
+        """Makes everything as before the begin; nothing where it has not begun, or has ended."""
+        for quantizer, settings in self._before or ():
+            with torch.no_grad():
+                quantizer.amax.copy_(settings.pop("amax"))
+                quantizer.negative.copy_(settings.pop("negative"))
+            for name, value in settings.items():
+                setattr(quantizer, name, value)
+        self._end()
+
+    def _end(self) -> None:
+        for quantizer in self._activations.values():
+            quantizer.observer = None
+        for module, training in self._training:
+            module.training = training
+        self._training, self._before = [], None
+
+    def _set_ranges(self, parts: Sequence[tuple[int, dict[str, Observation]]]) -> None:
+        if sum(images for images, _ in parts) == 0:
+            raise ConfigError("calibration: there are no images; give at least one batch of training images")
+        configure_quantizers(self.model, self.spec)
+        calibrate_weights(self.model)
+        merged = {name: Observation.merged([part[name] for _, part in parts]) for name in self._activations}
+        _set_activation_ranges(self._activations, merged, self.spec)
+        check_calibrated(self.model)
 
 
 def calibrate(model: nn.Module, batches: Iterable[Tensor], spec: QuantizationSpec) -> None:
-    """Gives every quantiser its range by the method of `spec` and turns all of them on.
-
-    Weights get their largest magnitudes by channel; what flows is seen in eval mode over all batches of all ranks,
-    and quantisers of one group get the largest of their ranges. Every rank must call this, and ends with the same
-    ranges. Modes of modules are as before afterwards; quantisers that were not calibrated are as before too.
+    """Gives every quantiser its range by the method of `spec` and turns all of them on, as :class:`Calibrator`.
 
     Args:
         model: with quantisers, not wrapped.
         batches: images as the model takes them, on its device: typically some hundreds of the training images, as
-            the validation sees them, without augmentation.
+            the validation sees them, without augmentation. Every rank gives its own.
         spec: that the quantisers were inserted with, or one that differs in method, percentile, bits or target.
 
     Raises:
-        ConfigError: there are no images on any rank, or a range is 0 or not finite.
+        ConfigError: there are no images on any rank, or a range is 0 or not finite; the model is as before.
         ValueError: the model has no quantisers.
     """
-    activations = {name: quantizer for name, quantizer in quantizers(model) if quantizer.kind != "weight"}
-    if not activations:
-        raise ValueError("the model has no quantisers; insert them first")
-    seen, observations = _observe(model, activations, batches, spec)
-    parts = [(seen, observations)]
-    if idist.get_world_size() > 1:
-        parts = idist.all_gather(parts[0])  # type: ignore[assignment]
-    if sum(count for count, _ in parts) == 0:
-        raise ConfigError("calibration: there are no images; give at least one batch of training images")
-    configure_quantizers(model, spec)
-    calibrate_weights(model)
-    merged = {name: Observation.merged([part[name] for _, part in parts]) for name in activations}
-    _set_ranges(activations, merged, spec)
-    check_calibrated(model)
-    set_mode(model, "quantize")
+    calibrator = Calibrator(model, spec)
+    calibrator.begin()
+    try:
+        with torch.no_grad():
+            for images in batches:
+                if len(images):
+                    model(images)
+                    calibrator.count(len(images))
+        calibrator.finish()
+    finally:
+        calibrator.abort()
 
 
 @torch.no_grad()
 def calibrate_weights(model: nn.Module) -> None:
-    """Sets the range of every quantised weight to its largest magnitudes, by channel of the first dimension."""
+    """Sets the range of every quantised weight to its largest magnitudes, by output channel."""
     for layer in model.modules():
         if isinstance(layer, (QuantConv2d, QuantConvTranspose2d)):
-            layer.weight_quantizer.amax.copy_(layer.weight.float().abs().amax(dim=(1, 2, 3)))
+            quantizer, weight = layer.weight_quantizer, layer.weight.float()
+            quantizer.amax.copy_(weight.abs().transpose(0, quantizer.axis).flatten(1).amax(1))
 
 
 def check_calibrated(model: nn.Module) -> None:
@@ -85,40 +177,31 @@ def check_calibrated(model: nn.Module) -> None:
         )
 
 
-def _observe(
-    model: nn.Module, activations: dict[str, TensorQuantizer], batches: Iterable[Tensor], spec: QuantizationSpec
-) -> tuple[int, dict[str, Observation]]:
-    """The number of images of this rank, and what every quantiser saw of them."""
-    modules = [(module, module.training) for module in model.modules()]
-    before = [(quantizer, quantizer.mode) for _, quantizer in quantizers(model)]
-    seen = 0
-    try:
-        model.eval()
-        set_mode(model, "calibrate")
-        for quantizer in activations.values():
-            quantizer.observer = new_observer(spec)
-        with torch.no_grad():
-            for images in batches:
-                if len(images):
-                    model(images)
-                    seen += len(images)
-        observed = {
-            name: quantizer.observer.observation()
-            for name, quantizer in activations.items()
-            if quantizer.observer is not None
-        }
-    finally:
-        for quantizer in activations.values():
-            quantizer.observer = None
-        for quantizer, mode in before:
-            quantizer.mode = mode
-        for module, training in modules:
-            module.training = training
-    return seen, observed
+def check_trainable(model: nn.Module) -> None:
+    """Verifies, on all ranks, that quantisation-aware training of a model can begin: it is calibrated and quantises.
+
+    Raises:
+        ConfigError: it is not; says how to get there.
+    """
+    with same_on_all_ranks():
+        try:
+            check_calibrated(model)
+        except (ConfigError, ValueError) as error:
+            raise ConfigError(f"quant.mode: qat: {error}; {GET_CALIBRATED}") from error
+        idle = [name for name, quantizer in quantizers(model) if quantizer.mode != "quantize"]
+        if idle:
+            raise ConfigError(f"quant.mode: qat: {_some(idle)}: not in mode quantize; {GET_CALIBRATED}")
+
+
+def _settings(quantizer: TensorQuantizer) -> dict[str, Any]:
+    """What a calibration changes of a quantiser, as it is now."""
+    names = ("mode", "enabled", "unsigned", "num_bits")
+    tensors = {"amax": quantizer.amax.clone(), "negative": quantizer.negative.clone()}
+    return {**tensors, **{name: getattr(quantizer, name) for name in names}}
 
 
 @torch.no_grad()
-def _set_ranges(
+def _set_activation_ranges(
     activations: dict[str, TensorQuantizer], observations: dict[str, Observation], spec: QuantizationSpec
 ) -> None:
     groups: dict[int, list[str]] = defaultdict(list)

@@ -33,9 +33,10 @@ class QuantConv2d(nn.Conv2d):
 
 
 class QuantConvTranspose2d(nn.ConvTranspose2d):
-    """A transposed convolution of a quantised map with a kernel that is quantised by its first dimension.
+    """A transposed convolution of a quantised map with a kernel that is quantised by output channel.
 
-    That is the input channel, as in the published quantised weights (specification, models 14.2).
+    That is the second dimension of the kernel. The reference's toolkit takes the first (specification, models 14.2),
+    the input channel: then every product of a sum has another scale, and no runtime can add them up in integers.
     """
 
     input_quantizer: TensorQuantizer
@@ -79,7 +80,8 @@ def quantize_layer(layer: nn.Module, device: torch.device) -> None:
     weight = getattr(layer, "weight", None)
     layer.input_quantizer = TensorQuantizer("input", device=device)
     if weight is not None:
-        layer.weight_quantizer = TensorQuantizer("weight", channels=len(weight), device=device)
+        axis = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+        layer.weight_quantizer = TensorQuantizer("weight", channels=weight.shape[axis], axis=axis, device=device)
 
 
 def add_output_quantizer(module: nn.Module, quantizer: TensorQuantizer) -> None:

@@ -20,7 +20,7 @@ SMALLEST_AMAX = 2.0**-24  # of a channel that is always 0: its scale must not be
 class Grid(NamedTuple):
     """The numbers `scale * (q - zero_point)` for whole `q` in `quant_min`..`quant_max`.
 
-    `scale` (fp32) and `zero_point` (int32) are scalars, or (channels,) for the first dimension of a weight.
+    `scale` (fp32) and `zero_point` (int32) are scalars, or (channels,) for the output channels of a weight.
     """
 
     scale: Tensor
@@ -37,9 +37,10 @@ class TensorQuantizer(nn.Module):
     have amax / 255 and 0 where no value is negative, amax / 127 and 128 otherwise.
 
     Args:
-        kind: `weight`, by channel of the first dimension; the others are per tensor: what a layer reads (`input`),
-            what learned upsampling gives (`upsample`), what other modules give (`activation`).
+        kind: `weight`, by output channel; the others are per tensor: what a layer reads (`input`), what learned
+            upsampling gives (`upsample`), what other modules give (`activation`).
         channels: of a weight; None for the others.
+        axis: dimension of a weight that has the channels.
         device: of the range.
 
     Attributes:
@@ -50,13 +51,16 @@ class TensorQuantizer(nn.Module):
         unsigned: whether the grid is one of unsigned integers.
         num_bits: of an integer.
         group: quantisers of one number share their range.
+        axis: of the channels.
         observer: during calibration.
     """
 
     amax: Tensor
     negative: Tensor
 
-    def __init__(self, kind: Kind, *, channels: int | None = None, device: torch.device | None = None) -> None:
+    def __init__(
+        self, kind: Kind, *, channels: int | None = None, axis: int = 0, device: torch.device | None = None
+    ) -> None:
         super().__init__()
         self.kind = kind
         self.mode: Mode = "off"
@@ -64,6 +68,7 @@ class TensorQuantizer(nn.Module):
         self.unsigned = False
         self.num_bits = 8
         self.group = -1
+        self.axis = axis
         self.observer: MaxObserver | None = None
         shape = () if channels is None else (channels,)
         self.register_buffer("amax", torch.zeros(shape, dtype=torch.float32, device=device))
@@ -93,9 +98,9 @@ class TensorQuantizer(nn.Module):
             rounded = torch.fake_quantize_per_tensor_affine(values, scale, zero_point, low, high)
         else:
             # The grid has one number more below 0: without it, the folding of a negative batch norm is exact.
-            bound = self.amax.float().reshape(-1, *[1] * (x.dim() - 1))
+            bound = self.amax.float().reshape(-1, *[1] * (x.dim() - 1 - self.axis))
             values = values.clamp(-bound, bound)
-            rounded = torch.fake_quantize_per_channel_affine(values, scale, zero_point, 0, low, high)
+            rounded = torch.fake_quantize_per_channel_affine(values, scale, zero_point, self.axis, low, high)
         return rounded.to(x.dtype)
 
     def extra_repr(self) -> str:

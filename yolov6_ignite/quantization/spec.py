@@ -39,7 +39,7 @@ class QuantizationSpec:
     """
 
     bits: int = 8
-    method: Method = "entropy"
+    method: Method = "max"
     percentile: float = 99.99
     skip: tuple[str, ...] = ()
     target: Target = "tensorrt"

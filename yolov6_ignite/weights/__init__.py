@@ -8,6 +8,7 @@ from yolov6_ignite.weights.loading import (
     load_matching_weights,
     load_model,
     load_model_and_config,
+    load_trained_weights,
     read_weights,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     "load_matching_weights",
     "load_model",
     "load_model_and_config",
+    "load_trained_weights",
     "read_weights",
 ]

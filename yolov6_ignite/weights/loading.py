@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -20,14 +19,24 @@ from yolov6_ignite.data import load_dataset_file
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.models import Detector, build_model
 from yolov6_ignite.models.scaling import scaled
+from yolov6_ignite.quantization import QuantizationSpec, check_calibrated, fold_batch_norms, quantized_model, set_mode
 from yolov6_ignite.restricted_pickle import read_archive
 from yolov6_ignite.weights.download import find_weights
 from yolov6_ignite.weights.official import official_weights
 from yolov6_ignite.weights.recognise import recognise
 
-__all__ = ["Weights", "load_matching_weights", "load_model", "load_model_and_config", "read_weights"]
+__all__ = [
+    "Weights",
+    "load_matching_weights",
+    "load_model",
+    "load_model_and_config",
+    "load_trained_weights",
+    "read_weights",
+]
 
 logger = logging.getLogger(__name__)
+
+TRAINING_ONLY = ("_preds_ab.", "_preds_dist.")  # branches of the head that detection does not use
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,7 @@ class Weights:
             defaults with a network inferred from the weights.
         metrics: accuracies that the file tells of itself.
         epoch: finished epochs, 0 when the file does not say.
+        quantization: of a quantised model.
     """
 
     path: Path
@@ -50,20 +60,24 @@ class Weights:
     config: Config
     metrics: Mapping[str, float]
     epoch: int
+    quantization: QuantizationSpec | None = None
 
     def build(self) -> Detector:
-        """The model with these weights, in eval mode, without gradients, on the CPU.
+        """The model with these weights, in eval mode, without gradients, on the CPU; a quantised one quantises.
 
         Raises:
             ConfigError: the weights do not fit their own recipe.
         """
-        build = functools.partial(
-            build_model,
-            self.config.model,
-            len(self.names),
-            fuse_ab="detect.cls_preds_ab.0.weight" in self.state,
-            distill_ns="detect.reg_preds_dist.0.weight" in self.state,
-        )
+
+        def build() -> Detector:
+            model = build_model(
+                self.config.model,
+                len(self.names),
+                fuse_ab="detect.cls_preds_ab.0.weight" in self.state,
+                distill_ns="detect.reg_preds_dist.0.weight" in self.state,
+            )
+            return model if self.quantization is None else quantized_model(model, self.quantization)
+
         try:  # a recipe can ask for more time and memory than there is, its weights cannot
             self._require_room()
             with torch.device("meta"):
@@ -74,6 +88,12 @@ class Weights:
         model = build()
         model.load_state_dict(self.state)
         model.names = list(self.names)
+        if self.quantization is not None:
+            try:
+                check_calibrated(model)
+            except ConfigError as error:
+                raise ConfigError(f"{self.path}: {error}") from error
+            set_mode(model, "quantize")
         return model.eval().requires_grad_(False)
 
     def _require_room(self) -> None:
@@ -113,8 +133,11 @@ def load_model(weights: str | Path, *, deploy: bool = False, recipe: str | Path 
     Raises:
         ConfigError: the file is missing, damaged, asks for more than tensors and layers, or does not fit its recipe.
     """
-    model = read_weights(weights, recipe=recipe).build()
-    return model.deploy() if deploy else model
+    read = read_weights(weights, recipe=recipe)
+    model = read.build()
+    if not deploy:
+        return model
+    return model.deploy() if read.quantization is None else fold_batch_norms(model)
 
 
 def load_model_and_config(weights: str | Path) -> tuple[Detector, Config]:
@@ -144,6 +167,27 @@ def load_matching_weights(model: nn.Module, weights: str | Path) -> None:
             logger.warning("train.weights: %d entries %s: %s", len(keys), title, ", ".join(sorted(keys)))
 
 
+def load_trained_weights(model: nn.Module, weights: str | Path) -> None:
+    """Gives a model all of its weights; what the file has for training only is left out.
+
+    Raises:
+        ConfigError: the file holds no float weights, or those of another network.
+    """
+    read = read_weights(weights)
+    if read.quantization is not None:
+        raise ConfigError(f"train.weights: {weights} is quantised already; give the weights that it was made from")
+    own = model.state_dict()
+    given = {key: value for key, value in read.state.items() if not any(part in key for part in TRAINING_ONLY)}
+    wrong = [key for key in own.keys() | given.keys() if key not in own or key not in given]
+    wrong += [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]
+    if wrong:
+        raise ConfigError(
+            f"train.weights: {weights} is of another network or number of classes: {len(wrong)} of {len(own)} entries "
+            f"do not fit ({_some(wrong)}); choose the recipe and the data set that it was trained with"
+        )
+    model.load_state_dict(given)
+
+
 def read_weights(weights: str | Path, *, recipe: str | Path | None = None) -> Weights:
     """Reads a weight file of ours or an official one; nothing in it is run.
 
@@ -160,8 +204,20 @@ def read_weights(weights: str | Path, *, recipe: str | Path | None = None) -> We
         config = Config.model_validate(content["config"])
     except ValidationError as error:
         raise ConfigError(f"{path}: its recipe is not one of this version ({error.error_count()} problems)") from error
+    quantization = None
+    if content.get("quantization") is not None:
+        try:
+            quantization = QuantizationSpec.from_dict(content["quantization"])
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from error
     return Weights(
-        path, averaged_weights(content), list(content["names"]), config, content["metrics"], content["epoch"]
+        path=path,
+        state=averaged_weights(content),
+        names=list(content["names"]),
+        config=config,
+        metrics=content["metrics"],
+        epoch=content["epoch"],
+        quantization=quantization,
     )
 
 

@@ -114,7 +114,7 @@ def _architecture_recipes() -> Iterator[str]:
     names = [
         name
         for name in recipe_names()
-        if name.rpartition("/")[2].startswith("yolov6") and not name.endswith(("_finetune", "_qat"))
+        if name.rpartition("/")[2].startswith("yolov6") and not name.endswith(("_finetune", "_ptq", "_qat"))
     ]
     return iter(sorted(names, key=lambda name: (name.startswith("experiment/"), "/" in name)))
 

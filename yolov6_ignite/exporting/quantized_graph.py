@@ -1,0 +1,68 @@
+"""A calibrated model with its quantisers as the nodes that runtimes know: QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolov6_ignite.models import Detector
+from yolov6_ignite.quantization import QuantizationSpec, TensorQuantizer, configure_quantizers, fold_batch_norms
+
+__all__ = ["QuantizeDequantize", "quantized_for", "with_exported_quantizers"]
+
+SMALLEST_HALF = 2.0**-24  # above 0; a scale of 0 would give numbers that are not finite
+
+
+class QuantizeDequantize(nn.Module):
+    """A quantiser of 8 bits in an exported graph: two nodes, whose scale and zero point are constants.
+
+    It exists while exporting only; what it computes in torch is its input.
+
+    Args:
+        quantizer: calibrated.
+        half: the graph is one in half precision.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, quantizer: TensorQuantizer, *, half: bool) -> None:
+        super().__init__()
+        grid = quantizer.grid()
+        self.attributes: dict[str, Any] = {"axis": quantizer.axis} if grid.scale.dim() else {}
+        self.register_buffer("scale", grid.scale.clamp_min(SMALLEST_HALF) if half else grid.scale.clone())
+        self.register_buffer("zero_point", grid.zero_point.to(torch.uint8 if quantizer.unsigned else torch.int8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = (self.scale, self.zero_point)
+        integers = torch.onnx.ops.symbolic(
+            "QuantizeLinear", (x, *grid), self.attributes, dtype=self.zero_point.dtype, shape=x.shape
+        )
+        return torch.onnx.ops.symbolic(
+            "DequantizeLinear", (integers, *grid), self.attributes, dtype=x.dtype, shape=x.shape
+        )
+
+
+def quantized_for(model: Detector, spec: QuantizationSpec) -> Detector:
+    """A copy of a calibrated model that computes, still in torch, as the target of `spec` does; without batch norms.
+
+    Raises:
+        ConfigError: a quantiser that the target has, but the model was not calibrated for, has no range.
+    """
+    model = copy.deepcopy(model)
+    configure_quantizers(model, spec)
+    return fold_batch_norms(model)
+
+
+def with_exported_quantizers(model: Detector, *, half: bool = False) -> Detector:
+    """A copy of what :func:`quantized_for` gave, to be exported: its quantisers became nodes, or nothing if unused."""
+    model = copy.deepcopy(model)
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, TensorQuantizer):
+                used = child.enabled and child.mode == "quantize"
+                setattr(module, name, QuantizeDequantize(child, half=half) if used else nn.Identity())
+    return model
