@@ -110,6 +110,20 @@ def test_rep_optimizer_keeps_its_batch_norms_and_learns_from_a_teacher(tiny_reci
     assert training.optimizer.gradient_masks  # type: ignore[attr-defined]
 
 
+def test_two_ranks_keep_the_ranges(tiny_recipe: Path, calibrate: Calibrate) -> None:
+    file = calibrate(weights(run(tiny_recipe, "float", *ONE_EPOCH)))
+    given = ["quant.mode=qat", f"quant.calibrated={file}", "solver.lr0=0.001", EVERY_STEP, "train.epochs=2"]
+    assert train.main([str(tiny_recipe), *given, "train.name=two", "train.devices=2"]) == 0
+    last = read_checkpoint(tiny_recipe.parent / "runs" / "two" / "weights" / "last_ckpt.pt")
+    assert last["world_size"] == 2
+    calibrated = read_checkpoint(file)["model"]
+    for state in (last["model"], last["ema"]):
+        assert_equal(ranges(state), ranges(calibrated))
+        assert not torch.equal(
+            state["backbone.stem.rbr_reparam.weight"], calibrated["backbone.stem.rbr_reparam.weight"]
+        )
+
+
 def test_there_is_no_warm_up() -> None:
     qat = load_config("repopt/yolov6n_opt_qat")
     schedule = build_schedule(qat, 100)

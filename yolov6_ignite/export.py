@@ -91,8 +91,8 @@ def _export(options: argparse.Namespace) -> int:
     size_mb = sum(file.stat().st_size for file in done.files) / 1e6
     print(f"{', '.join(map(str, done.files))}: {size_mb:.1f} MB; images: {batch} x 3 x {sides}, {done.input_type}")
     print(f"outputs: {', '.join(done.output_names)}")
-    if done.quantization is not None:
-        print(f"quantised to 8 bits for {done.quantization.target}")
+    if done.quantization is not None and done.from_float is not None:
+        print(f"quantised to 8 bits for {done.quantization.target}; from floating point: {done.from_float}")
     if done.unoptimized is not None:
         print(f"checked as it stands with {done.unoptimized}")
     print(f"checked {'optimised by onnxruntime ' if done.unoptimized else ''}with {done.agreement}")

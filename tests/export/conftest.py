@@ -46,6 +46,7 @@ def random_weights() -> Callable[..., Weights]:
         recipe: str = "yolov6n", *, classes: int = 3, head: str = "plain", gain: float = 0.7, **changes: Any
     ) -> Weights:
         config = apply_overrides(load_config(recipe), changes)
+        torch.manual_seed(0)
         model = build_model(config.model, classes, fuse_ab=head == "fuse_ab", distill_ns=head == "distill_ns")
         randomise(model, gain)
         names = [f"class {number}" for number in range(classes)]

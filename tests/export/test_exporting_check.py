@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,6 +23,7 @@ from yolov6_ignite.exporting.check import (
     ExportMismatchError,
     Tolerance,
     compare,
+    quantized_tolerance,
 )
 from yolov6_ignite.exporting.graphs import DetectionGraph, EndToEndGraph, RawLevelGraph
 from yolov6_ignite.exporting.sample_images import sample_batches
@@ -94,6 +96,20 @@ def test_noise_of_quantised_scores_is_that_of_their_logits(model: Detector) -> N
     assert "(40.0 dB of logits)" in str(agreement)
     assert compare(graph, graph, run, BATCHES, tolerance=QUANTIZED_FAST).good
     assert compare(graph, graph, run, BATCHES).scores_db != pytest.approx(40, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("boxes_db", "logits_db", "bar_db"),
+    [(50, 45, 40), (50, 33, 36), (34, 50, 37), (20, 50, 30), (math.inf, math.inf, 40)],
+)
+def test_a_quantised_file_is_nearer_to_its_model_than_floating_point_is(
+    boxes_db: float, logits_db: float, bar_db: float
+) -> None:
+    from_float = Agreement(1, (1,), 0.1, 0.1, boxes_db, logits_db, None, QUANTIZED)
+    tolerance = quantized_tolerance(from_float)
+    assert tolerance == Tolerance(QUANTIZED.difference, bar_db, of_logits=True)
+    assert not replace(from_float, tolerance=tolerance, scores_db=bar_db - 0.1, boxes_db=99).good
+    assert replace(from_float, tolerance=tolerance, scores_db=bar_db, boxes_db=bar_db).good
 
 
 def test_boxes_of_raw_levels_are_measured_where_they_lie(model: Detector) -> None:

@@ -105,7 +105,7 @@ def integer_share(file: Path, folder: Path) -> float:
 
 def test_yolov6n_for_onnxruntime(random_weights: Make, quantized: Make, tmp_path: Path) -> None:
     spec = QuantizationSpec(method="max", target="onnxruntime")
-    weights = quantized(random_weights(classes=80, gain=0.6), spec, (320, 320))
+    weights = quantized(random_weights(classes=80, gain=0.5), spec, (320, 320))
     file = tmp_path / "n.onnx"
     done = export_model(weights, file, ExportSettings(image_size=(320, 320)))
     assert done.unoptimized is not None

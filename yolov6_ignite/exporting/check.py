@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,15 @@ from yolov6_ignite.exporting.graphs import EndToEndGraph, ExportGraph, RawLevelG
 from yolov6_ignite.metrics import non_max_suppression
 from yolov6_ignite.models.anchors import anchor_points, distances_to_boxes
 
-__all__ = ["QUANTIZED", "QUANTIZED_FAST", "Agreement", "ExportMismatchError", "Tolerance", "compare"]
+__all__ = [
+    "QUANTIZED",
+    "QUANTIZED_FAST",
+    "Agreement",
+    "ExportMismatchError",
+    "Tolerance",
+    "compare",
+    "quantized_tolerance",
+]
 
 
 class ExportMismatchError(UserError):
@@ -52,6 +60,7 @@ HALF = Tolerance(2e-2, 50)  # 11 bits, through a hundred layers
 QUANTIZED = Tolerance(1e-3, 40, of_logits=True)
 # With sums in integers and biases too, or half precision around them, that happens more often.
 QUANTIZED_FAST = Tolerance(1e-3, 30, of_logits=True)
+NEARER_DB = 3.0  # half the noise
 
 LOGIT_EPSILON = 1e-6  # nearer to 0 or 1, fp32 does not tell logits apart
 
@@ -95,6 +104,20 @@ class Agreement:
             f"scores by {self.scores:.1e} ({self.scores_db:.1f} dB{' of logits' if self.tolerance.of_logits else ''})"
         )
         return text if self.detections is None else f"{text}; {self.detections} detections are the library's"
+
+
+def quantized_tolerance(from_float: Agreement) -> Tolerance:
+    """For a quantised file as it stands: :data:`QUANTIZED`, or less in a network that amplifies rounding.
+
+    There it must still be nearer to the quantised model than floating point is, which a file without the quantisers
+    would equal.
+
+    Args:
+        from_float: of the float model with the quantised one, on the same images.
+    """
+    quantisation_db = min(from_float.boxes_db, from_float.scores_db)
+    bar_db = min(QUANTIZED.sqnr_db, max(QUANTIZED_FAST.sqnr_db, quantisation_db + NEARER_DB))
+    return replace(QUANTIZED, sqnr_db=bar_db)
 
 
 def compare(

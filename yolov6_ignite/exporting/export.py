@@ -18,6 +18,7 @@ from yolov6_ignite.exporting.check import (
     ExportMismatchError,
     Tolerance,
     compare,
+    quantized_tolerance,
 )
 from yolov6_ignite.exporting.graphs import DetectionGraph, EndToEndGraph, ExportGraph, RawLevelGraph, TensorRTGraph
 from yolov6_ignite.exporting.metadata import build_metadata
@@ -30,7 +31,7 @@ from yolov6_ignite.exporting.sample_images import sample_batches
 from yolov6_ignite.exporting.settings import ExportSettings, Thresholds
 from yolov6_ignite.exporting.torchscript_file import build_torchscript
 from yolov6_ignite.models import Detector
-from yolov6_ignite.quantization import QuantizationSpec
+from yolov6_ignite.quantization import QuantizationSpec, set_mode
 from yolov6_ignite.weights import Weights
 
 __all__ = ["Exported", "export_model"]
@@ -50,6 +51,7 @@ class Exported:
         agreement: with the model, of the file as its runtime runs it.
         unoptimized: of a quantised ONNX file also as it stands, without onnxruntime's rewriting of the graph; None
             for others.
+        from_float: how far quantisation itself, in torch, is from the float model; None where it is not quantised.
         quantization: of the file; None where it is not quantised.
     """
 
@@ -61,6 +63,7 @@ class Exported:
     output_names: tuple[str, ...]
     agreement: Agreement
     unoptimized: Agreement | None
+    from_float: Agreement | None
     quantization: QuantizationSpec | None
 
 
@@ -85,8 +88,8 @@ def export_model(weights: Weights, path: Path, settings: ExportSettings, *, imag
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
     quantization = settings.quantization_of(weights.quantization)
-    model = weights.build()
-    model = model.deploy() if quantization is None else quantized_for(model, quantization)
+    built = weights.build()
+    model = built.deploy() if quantization is None else quantized_for(built, quantization)
     trained = weights.config.eval.image_size
     default = weights.config.data.height_width if trained is None else (trained, trained)
     settings = replace(settings, image_size=settings.image_size or default)
@@ -113,14 +116,16 @@ def export_model(weights: Weights, path: Path, settings: ExportSettings, *, imag
         write_openvino(path, content, metadata, half=settings.half)
     else:
         write_atomically(path, lambda file: file.write(content))
-    unoptimized = None
+    from_float = unoptimized = None
     if quantization is None:
         agreement = _checked(path, graph, reference, settings, batches)
-    elif openvino:
-        agreement = _checked(path, graph, reference, settings, batches, QUANTIZED_FAST)
     else:
-        plain = QUANTIZED_FAST if settings.half else QUANTIZED
-        unoptimized = _checked(path, graph, reference, settings, batches, plain, optimized=False)
+        set_mode(built, "off")
+        floating = type(reference)(built).eval()
+        from_float = compare(reference, reference, floating, batches, tolerance=QUANTIZED)
+        if not openvino:
+            plain = QUANTIZED_FAST if settings.half else quantized_tolerance(from_float)
+            unoptimized = _checked(path, graph, reference, settings, batches, plain, optimized=False)
         agreement = _checked(path, graph, reference, settings, batches, QUANTIZED_FAST)
     count = 4 if isinstance(graph, EndToEndGraph) else len(graph.output_names)
     return Exported(
@@ -132,6 +137,7 @@ def export_model(weights: Weights, path: Path, settings: ExportSettings, *, imag
         output_names=graph.output_names[:count],
         agreement=agreement,
         unoptimized=unoptimized,
+        from_float=from_float,
         quantization=quantization,
     )
 
