@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +15,12 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from yolov6_ignite import calibration_run
+from yolov6_ignite import build_training, calibration_run, train
 from yolov6_ignite.calibration_run import CalibrationRun, build_calibration_run
 from yolov6_ignite.checkpoint import read_checkpoint, write_weights
 from yolov6_ignite.config_file import load_config
 from yolov6_ignite.data import build_eval_loader, build_index
+from yolov6_ignite.data.letterbox import PAD_VALUE
 from yolov6_ignite.distributed import memory_format
 from yolov6_ignite.errors import ConfigError, DatasetError
 from yolov6_ignite.evaluation import CocoEvaluation
@@ -78,9 +81,10 @@ def test_a_whole_run(tiny_recipe: Path, ptq: Overrides, tmp_path: Path, caplog: 
     assert load_config(run.run_dir / "config.yaml") == run.config
     log = (run.run_dir / "train.log").read_text()
     for line in (
-        "calibrating on 6 training images: entropy, 8 bits, for onnxruntime",
+        "layers in 8 bits for onnxruntime, ranges by entropy",
+        "calibrating on 6 training images",
         "mAP@0.50:0.95 0.0000 in fp32, 0.0000 quantised (+0.0000)",
-        f"yolov6-ignite export {run.path}",
+        f"yolov6_ignite.export {run.path}",
         f"quant.mode=qat quant.calibrated={run.path}",
     ):
         assert line in log, line
@@ -112,7 +116,7 @@ def test_accuracies_are_those_of_the_float_and_of_the_calibrated_model(
 
     monkeypatch.setattr(CocoEvaluation, "__call__", evaluate)
     monkeypatch.setattr(CocoEvaluation, "scalars", scalars)
-    run = build(tiny_recipe, ptq("quant.sensitivity=true", "quant.skip=[neck.*, detect.*]", "quant.method=max"))
+    run = build(tiny_recipe, ptq("quant.sensitivity=true", "quant.method=max"))
     run.run()
     layers = quantized_layers(run.model)
     ap = 0.5 - 0.01 * len(layers)
@@ -159,7 +163,7 @@ def test_too_few_images_are_all_used_and_that_is_said(
 ) -> None:
     with caplog.at_level(logging.INFO, "yolov6_ignite"):
         run = build(tiny_recipe, ptq("quant.batches=40", "quant.method=max"))
-    assert "quant.batches: 80 images are wanted; all 10 training images are used" in caplog.text
+    assert "quant.batches: 40 of 2 images are wanted; all 10 training images are used" in caplog.text
     assert sum(len(batch.images) for batch in run.loader) == 10
 
 
@@ -168,7 +172,12 @@ def test_handlers_of_the_configuration_are_left_out_and_that_is_said(
 ) -> None:
     run = build(tiny_recipe, ptq('handlers=[{"my_project.handlers:Notifier": {}}]'))
     assert list(run.handlers) == ["calibration"]
-    assert "handlers: are for training" in caplog.text
+    assert "handlers: of training, and without effect on a calibration" in caplog.text
+
+
+def test_it_is_no_training(tiny_recipe: Path, ptq: Overrides) -> None:
+    with pytest.raises(ConfigError, match="nothing is trained; use build_calibration_run"):
+        build_training(load_config(tiny_recipe, ptq()))
 
 
 def test_batch_norms_are_kept_where_there_are_no_branches(tiny_recipe: Path, ptq: Overrides) -> None:
@@ -212,6 +221,8 @@ def test_partial_and_sensitivity_go_round(tiny_recipe: Path, ptq: Overrides) -> 
         ("data.dataset=missing.yaml", DatasetError, "missing.yaml"),
         ("train.devices=2", ConfigError, "this process group has 1 rank"),
         ("model.width_multiple=0.125", ConfigError, "is of another network"),
+        ("model.training_mode=qarepvgg", ConfigError, "is of another network"),
+        ("quant.mode=none", ConfigError, "quant: method: is for quant.mode: ptq; set that, or remove it"),
     ],
 )
 def test_bad_input_is_one_message_and_leaves_no_folder(
@@ -223,6 +234,46 @@ def test_bad_input_is_one_message_and_leaves_no_folder(
     assert not (tmp_path / "runs").exists()
 
 
+def test_weights_of_other_classes_or_activations_are_refused(tiny_recipe: Path, ptq: Overrides, tmp_path: Path) -> None:
+    config = load_config(tiny_recipe, ["model.training_mode=conv_silu"])
+    state = build_model(config.model, 2).state_dict()
+
+    def weights(names: list[str]) -> str:
+        file = tmp_path / "other.pt"
+        write_weights(file, state=state, config=config.model_dump(mode="json"), names=names, metrics={}, epoch=3)
+        return f"train.weights={file}"
+
+    with pytest.raises(ConfigError, match="has the classes green, blue, the data set blue, green"):
+        build(tiny_recipe, [*ptq(), "model.training_mode=conv_silu", weights(["green", "blue"])])
+    with pytest.raises(ConfigError, match=r"trained with model\.training_mode: conv_silu, not conv_relu"):
+        build(tiny_recipe, [*ptq(), "model.training_mode=conv_relu", weights(NAMES)])
+
+
+def test_the_size_is_that_of_the_evaluation(tiny_recipe: Path, ptq: Overrides) -> None:
+    run = build(tiny_recipe, ptq("eval.image_size=96", "eval.shrink_px=32", "quant.method=max"))
+    (batch, *_) = run.loader
+    assert batch.images.shape[2:] == (96, 96)
+    assert (batch.images[..., :16] == PAD_VALUE).all()  # 64 px wide inside
+    assert not (batch.images[..., 16:32] == PAD_VALUE).all()
+
+
+def test_a_signal_ends_it_with_a_message(
+    tiny_recipe: Path, ptq: Overrides, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = calibration_run.to_model_input
+
+    def interrupted(*args: Any) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return forward(*args)
+
+    monkeypatch.setattr(calibration_run, "to_model_input", interrupted)
+    before = signal.getsignal(signal.SIGTERM)
+    assert train.main([str(tiny_recipe), *ptq()]) == 75
+    assert "the calibration was interrupted; start it again" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tiny_recipe.parent / "runs" / "run" / "stopped.json").is_file()
+
+
 def test_a_failure_leaves_no_file_and_the_model_as_it_was(
     tiny_recipe: Path, ptq: Overrides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +281,7 @@ def test_a_failure_leaves_no_file_and_the_model_as_it_was(
     monkeypatch.setattr(calibration_run, "to_model_input", lambda images, device: torch.zeros(images.shape))
     broken = build(tiny_recipe, ptq("train.name=broken"))
     with pytest.raises(
-        ConfigError, match=r"stem\.rbr_reparam\.input_quantizer, .*: no value other than 0 was seen"
+        ConfigError, match=r"stem\.rbr_reparam\.input_quantizer: no value other than 0 was seen"
     ) as caught:
         broken.run()
     assert caught.value.on_all_ranks  # it is about what all ranks saw: one tells
@@ -260,11 +311,11 @@ def _calibrate_on_a_rank(local_rank: int, recipe: str, overrides: list[str], fol
 
 
 def test_two_ranks_make_one_file_of_what_both_saw(
-    tiny_recipe: Path, ptq: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_recipe: Path, ptq: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    more = ["quant.method=max", "quant.sensitivity=true", "quant.skip=[neck.*]"]
-    with idist.Parallel("gloo", nproc_per_node=2) as parallel:
+    more = ["quant.method=max", "quant.sensitivity=true"]
+    with idist.Parallel("gloo", nproc_per_node=2, master_addr="127.0.0.1", master_port=free_port) as parallel:
         parallel.run(_calibrate_on_a_rank, str(tiny_recipe), ptq(*more, "train.devices=2"), str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first["run"] == second["run"] == str(tmp_path / "runs" / "run")
@@ -272,7 +323,7 @@ def test_two_ranks_make_one_file_of_what_both_saw(
     assert len(first["images"]) + len(second["images"]) == len({*first["images"], *second["images"]}) == 6
     alone = build(tiny_recipe, ptq(*more))
     alone.run()
-    written = ranges(load_model(Path(first["run"]) / "weights" / "start_calib_max_partial.pt"))
+    written = ranges(load_model(Path(first["run"]) / "weights" / "start_calib_max.pt"))
     for name, amax in ranges(alone.model).items():
         for found in (first["ranges"][name], second["ranges"][name], written[name]):
             assert torch.equal(found, amax), name

@@ -17,6 +17,7 @@ from yolov6_ignite import Training, build_training, load_config
 from yolov6_ignite.checkpoint import read_checkpoint, write_weights
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.models import build_model
+from yolov6_ignite.quantization import QuantizationSpec, calibrate, quantized_model
 
 
 def build(recipe: Path, *overrides: str) -> Training:
@@ -105,19 +106,34 @@ def readme_event_table() -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def teacher(tiny_recipe: Path, tmp_path: Path) -> list[str]:
-    dfl = ["model.head.use_dfl=true", "model.head.reg_max=16"]
-    config, names, path = load_config(tiny_recipe, dfl), ["blue", "green"], tmp_path / "teacher.pt"
-    state = build_model(config.model, len(names)).state_dict()
-    write_weights(path, state=state, config=config.model_dump(mode="json"), names=names, metrics={}, epoch=1)
-    return [*dfl, f"distill.teacher={path}"]
+def taught_and_quantised(tiny_recipe: Path, tmp_path: Path) -> list[str]:
+    """Overrides for quantisation-aware training of a calibrated network by the one that it was made from."""
+    config, names = load_config(tiny_recipe), ["blue", "green"]
+    model = build_model(config.model, len(names)).eval()
+    spec = QuantizationSpec()
+    quantized = quantized_model(model, spec)
+    calibrate(quantized, [torch.rand(1, 3, 64, 64)], spec)
+    files = {"distill.teacher": (model, None), "quant.calibrated": (quantized, spec.to_dict())}
+    for key, (network, quantization) in files.items():
+        write_weights(
+            tmp_path / f"{key}.pt",
+            state=network.state_dict(),
+            config=config.model_dump(mode="json"),
+            names=names,
+            metrics={},
+            epoch=1,
+            quantization=quantization,
+        )
+    return ["quant.mode=qat", "quant.freeze_batch_norm_after=1", *(f"{key}={tmp_path / key}.pt" for key in files)]
 
 
-def test_the_event_table_of_the_readme(tiny_recipe: Path, teacher: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_event_table_of_the_readme(
+    tiny_recipe: Path, taught_and_quantised: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "mlflow", ModuleType("mlflow"))
     training = build(
         tiny_recipe,
-        *teacher,
+        *taught_and_quantised,
         "train.profile=true",
         "train.patience=3",
         "train.time_limit=1",

@@ -14,7 +14,7 @@ from test_training_modes import ONE_EPOCH, REPOPT_NECK, rows, run, stopped_and_r
 from torch import Tensor
 
 from yolov6_ignite import build_training, load_model, train
-from yolov6_ignite.checkpoint import read_checkpoint
+from yolov6_ignite.checkpoint import read_checkpoint, write_checkpoint
 from yolov6_ignite.config import Config
 from yolov6_ignite.config_file import load_config
 from yolov6_ignite.errors import ConfigError
@@ -139,6 +139,7 @@ def test_there_is_no_warm_up() -> None:
         (["quant.mode=qat", "quant.calibrated={source}"], "is not calibrated; make one of it with quant.mode=ptq"),
         (["quant.mode=qat", "quant.calibrated={file}", "model.width_multiple=0.125"], "of another network"),
         (["quant.mode=qat", "quant.calibrated=none.pt"], "none.pt"),
+        (["train.weights={file}"], "is quantised; give the weights that it was made from"),
         (["quant.mode=ptq"], "train.weights: is required by quant.mode: ptq"),
         (["quant.mode=ptq", "train.weights={file}"], "is quantised already"),
         (["quant.mode=ptq", "train.weights={source}", "model.width_multiple=0.125"], "of another network"),
@@ -161,10 +162,12 @@ def test_files_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"quant": {"mode": "qat", "method": "mse"}}, "method: is a setting of quant.mode: ptq"),
-        ({"quant": {"sensitivity": True}}, "sensitivity: is a setting of quant.mode: ptq"),
+        ({"quant": {"mode": "qat", "method": "mse"}}, "method: is for quant.mode: ptq; the one that wrote"),
+        ({"quant": {"sensitivity": True}}, "sensitivity: is for quant.mode: ptq; set that"),
         ({"quant": {"calibrated": "a.pt"}}, "calibrated: is for quant.mode: qat"),
         ({"quant": {"mode": "ptq", "most_sensitive": 3}}, "most_sensitive: counts the lines of a file"),
+        ({"quant": {"mode": "ptq", "percentile": 12}}, "percentile: is for method: percentile, not max"),
+        ({"quant": {"mode": "ptq", "sensitivity": True, "skip": ["a"]}}, "sensitivity: is measured of every layer"),
         ({"quant": {"mode": "qat"}, "train": {"weights": "a.pt"}}, "train.weights: does not go with quant.mode: qat"),
         ({"quant": {"mode": "qat"}, "data": {"batch_size": "auto"}}, "data.batch_size: does not go with"),
         ({"quant": {"mode": "ptq"}, "train": {"resume": "auto"}}, "train.resume: does not go with quant.mode: ptq"),
@@ -175,3 +178,30 @@ def test_contradictions_are_refused_when_parsing(section: dict[str, Any], messag
     model = load_config("yolov6n").model
     with pytest.raises(ValueError, match=message):
         Config.model_validate({"model": model, **section})
+
+
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [(None, "NoneType"), ({"skip": ["neck.*"]}, "do not fit its quantisation"), ({"bits": 99}, "bits: 99")],
+)
+def test_a_resumed_checkpoint_must_say_what_is_quantised(
+    quantization: dict[str, Any] | None, message: str, tiny_recipe: Path, calibrate: Calibrate
+) -> None:
+    file = calibrate(weights(run(tiny_recipe, "float", *ONE_EPOCH)))
+    given = ["quant.mode=qat", f"quant.calibrated={file}", "solver.lr0=0.001", *ONE_EPOCH]
+    last = weights(run(tiny_recipe, "qat", *given), "last_ckpt")
+    write_checkpoint(last, {**read_checkpoint(last), "quantization": quantization})
+    with pytest.raises(ConfigError, match=f"the checkpoint to resume from: .*{message}.*use an earlier one"):
+        run(tiny_recipe, "qat", *given, "train.epochs=2", "train.resume=auto")
+
+
+def test_a_learning_rate_from_scratch_is_warned_of(
+    tiny_recipe: Path, calibrate: Calibrate, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = calibrate(weights(run(tiny_recipe, "float", *ONE_EPOCH)))
+    given = ["quant.mode=qat", f"quant.calibrated={file}", *ONE_EPOCH]
+    for rate, warned in (("0.02", True), ("0.001", False)):
+        caplog.clear()
+        run(tiny_recipe, "qat", *given, f"solver.lr0={rate}")
+        assert ("of a training from scratch" in caplog.text) == warned
+        assert "layers in 8 bits for onnxruntime, ranges by max; mAP@0.50:0.95" in caplog.text

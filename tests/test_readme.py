@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from yolov6_ignite.handlers import Handler
+
+from yolov6_ignite import export
+from yolov6_ignite.checkpoint import write_weights
+from yolov6_ignite.config_file import load_config
+from yolov6_ignite.models import build_model
 
 README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -38,3 +45,25 @@ def test_a_handler_of_your_own() -> None:
     assert isinstance(handler, Handler)
     handler(SimpleNamespace(state=SimpleNamespace(validation={"val/mAP@0.50:0.95": 0.5})))
     assert posted == [("#train", "AP 0.500")]
+
+
+@pytest.mark.slow
+def test_an_exported_file_with_onnxruntime_alone(
+    tiny_recipe: Path, tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    weights = tmp_path / "weights.pt"
+    config = load_config(tiny_recipe)
+    torch.manual_seed(0)
+    model = build_model(config.model, 2)
+    saved = {"config": config.model_dump(mode="json"), "names": ["blue", "green"], "metrics": {}, "epoch": 0}
+    write_weights(weights, state=model.state_dict(), **saved)  # type: ignore[arg-type]
+    options = ["--preprocess", "--end2end", "onnxruntime", "--conf-threshold", "0.001", "--max-detections", "5"]
+    assert export.main([str(weights), "--output", str(tmp_path / "detector.onnx"), *options]) == 0
+    shutil.copy(tiny_dataset.parent / "images" / "val" / "0.png", tmp_path / "image.jpg")
+    monkeypatch.chdir(tmp_path)
+    printed: list[tuple[Any, ...]] = []
+    exec(python_block("onnxruntime.InferenceSession"), {"print": lambda *values: printed.append(values)})
+    assert len(printed) == 5
+    assert all(name in {"blue", "green"} and 0 < score < 1 and box.shape == (4,) for name, score, box in printed)

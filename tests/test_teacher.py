@@ -14,6 +14,8 @@ from yolov6_ignite.config_file import load_config
 from yolov6_ignite.distillation import Teacher, build_teacher
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.models import Detector, build_model
+from yolov6_ignite.quantization import QuantizationSpec, calibrate, quantized_model
+from yolov6_ignite.weights import load_model
 
 SMALL = ["model.width_multiple=0.125", "model.depth_multiple=0.1"]
 DFL = ["model.head.use_dfl=true", "model.head.reg_max=16"]
@@ -57,6 +59,39 @@ def test_it_predicts_with_the_statistics_of_the_batch_and_keeps_its_own(tmp_path
     decoded = teacher.model.eval()(images)  # to measure its accuracy: with its own statistics
     fresh = network(load_config("yolov6m", SMALL)).half().float().eval()
     torch.testing.assert_close(decoded, fresh(images))
+
+
+def test_of_a_student_without_batch_norms_it_has_fixed_statistics(tmp_path: Path) -> None:
+    config = load_config("yolov6m", [*SMALL, teacher_file(tmp_path / "t.pt")])
+    student = network(config).deploy()
+    teacher = build_teacher(config, student, CPU)
+    assert isinstance(teacher, Teacher)
+    images = torch.rand(2, 3, 64, 64)
+    expected = load_model(tmp_path / "t.pt").detect_with_output(images)[1]
+    torch.testing.assert_close(teacher(images).logits, expected.logits)
+
+
+def test_direct_distances_beside_distributions_teach_a_student_of_direct_distances(tmp_path: Path) -> None:
+    own = load_config("yolov6n", [*SMALL, *DFL, "distill.teacher=absent.pt"])
+    model = build_model(own.model, 2, distill_ns=True)
+    file = tmp_path / "ns.pt"
+    saved = own.model_dump(mode="json")
+    write_weights(file, state=model.state_dict(), config=saved, names=NAMES, metrics={}, epoch=1)
+    config = load_config("yolov6n", [*SMALL, "quant.mode=qat", f"distill.teacher={file}"])
+    teacher = build_teacher(config, network(config), CPU)
+    assert isinstance(teacher, Teacher)
+    assert teacher(torch.rand(1, 3, 64, 64)).distances.shape[-1] == 4
+
+
+def test_a_quantised_teacher_is_refused(tmp_path: Path) -> None:
+    config = load_config("yolov6m", SMALL)
+    spec = QuantizationSpec()
+    model = quantized_model(network(config).eval(), spec)
+    calibrate(model, [torch.rand(1, 3, 64, 64)], spec)
+    saved = {"config": config.model_dump(mode="json"), "names": NAMES, "metrics": {}, "epoch": 1}
+    write_weights(tmp_path / "t.pt", state=model.state_dict(), quantization=spec.to_dict(), **saved)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="is quantised; take the float network"):
+        build_teacher(load_config("yolov6m", [*SMALL, f"distill.teacher={tmp_path / 't.pt'}"]), network(config), CPU)
 
 
 def test_without_a_teacher_there_is_none() -> None:

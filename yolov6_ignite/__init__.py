@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from yolov6_ignite.calibration_run import build_calibration_run
     from yolov6_ignite.config import Config
     from yolov6_ignite.config_file import load_config
     from yolov6_ignite.losses import build_loss
@@ -17,11 +18,21 @@ if TYPE_CHECKING:
     from yolov6_ignite.weights import load_model
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Training", "build_loss", "build_model", "build_training", "load_config", "load_model"]
+__all__ = [
+    "Config",
+    "Training",
+    "build_calibration_run",
+    "build_loss",
+    "build_model",
+    "build_training",
+    "load_config",
+    "load_model",
+]
 
 _HOMES = {
     "Config": "config",
     "Training": "training",
+    "build_calibration_run": "calibration_run",
     "build_loss": "losses",
     "build_model": "models",
     "build_training": "training",

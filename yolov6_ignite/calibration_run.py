@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 
 import ignite.distributed as idist
 import numpy as np
@@ -13,7 +17,7 @@ from ignite.engine import Engine
 from torch import nn
 
 from yolov6_ignite.checkpoint import write_text, write_weights
-from yolov6_ignite.config import Config
+from yolov6_ignite.config import Config, TrainConfig
 from yolov6_ignite.config_file import dump_config
 from yolov6_ignite.data import (
     Batch,
@@ -26,7 +30,7 @@ from yolov6_ignite.data import (
 )
 from yolov6_ignite.distributed import from_rank_zero, memory_format, require_ranks, resolve_device, same_on_all_ranks
 from yolov6_ignite.engine import to_model_input
-from yolov6_ignite.errors import ConfigError, UserError
+from yolov6_ignite.errors import ConfigError, StoppedError, UserError
 from yolov6_ignite.evaluation import CocoEvaluation
 from yolov6_ignite.handlers import HandlerSet, PTQCalibration
 from yolov6_ignite.models import Detector
@@ -36,6 +40,7 @@ from yolov6_ignite.quantization import (
     Calibrator,
     QuantizationSpec,
     measure_sensitivity,
+    quantized_layers,
     quantized_model,
     skip_patterns,
 )
@@ -48,6 +53,8 @@ from yolov6_ignite.training_data import require_dataset
 __all__ = ["CalibrationRun", "build_calibration_run", "create_calibration_engine"]
 
 logger = logging.getLogger(__name__)
+
+INTEGER_BITS = 8  # what runtimes compute with
 
 
 class CalibrationRun:
@@ -83,12 +90,14 @@ class CalibrationRun:
         )
         self._evaluation = CocoEvaluation(val_index, dataset, config, device=device)
         self.loader = _calibration_loader(config, train_index, pin_memory=device.type == "cuda")
+        logger.info("%s: %s", config.train.weights, self.spec.summary(quantized_layers(self.model)))
+        if self.spec.bits != INTEGER_BITS:
+            logger.warning("quant.bits: %d is for experiments: no runtime computes with it", self.spec.bits)
         self.engine = create_calibration_engine(self.model, device)
         self._calibrator = Calibrator(self.model, self.spec)
         self.handlers = HandlerSet(self.engine)
         self.handlers.add("calibration", PTQCalibration(self._calibrator))
-        if config.handlers:
-            logger.warning("handlers: are for training; a calibration has none of those that the configuration names")
+        _warn_of_ignored_keys(config)
         from_rank_zero(directory.make)  # only now: a refused run leaves nothing behind
 
     @property
@@ -117,17 +126,24 @@ class CalibrationRun:
             stack.callback(self.loader.close)
             stack.callback(self._calibrator.abort)
             try:
-                from_rank_zero(lambda: write_text(self.run_dir / "config.yaml", dump_config(self.config)))
-                self._calibrate()
-                if self.config.quant.sensitivity:
-                    self._measure_sensitivity()
+                with _ended_by_signals():
+                    from_rank_zero(lambda: write_text(self.run_dir / "config.yaml", dump_config(self.config)))
+                    self._calibrate()
+                    if self.config.quant.sensitivity:
+                        self._measure_sensitivity()
             except UserError as error:
                 if idist.get_rank() == 0:
                     write_stop_reason(self.run_dir, error.exit_code, str(error))
                 raise
         logger.info("weights: %s", self.path)
-        logger.info("next:    yolov6-ignite export %s", self.path)
-        logger.info("or:      yolov6-ignite train RECIPE quant.mode=qat quant.calibrated=%s", self.path)
+        if self.spec.bits == INTEGER_BITS:
+            logger.info("next:    %s -m yolov6_ignite.export %s", sys.executable, self.path)
+        logger.info(
+            "or:      the same recipe with quant.mode=qat quant.calibrated=%s train.epochs=10 solver.lr0=%g "
+            "augment.stop_last_n_epochs=3 eval.interval=1",
+            self.path,
+            self.config.solver.lr0 / 16,
+        )
         idist.barrier()  # rank 0 is done with its files: a launcher ends all ranks when one has ended
 
     def _calibrate(self) -> None:
@@ -174,6 +190,8 @@ def build_calibration_run(config: Config) -> CalibrationRun:
         ConfigError: the configuration does not fit this machine, the weights or the run's folder.
         DatasetError: the data set cannot be used.
     """
+    if config.quant.mode != "ptq":
+        raise ConfigError(f"quant.mode: {config.quant.mode}; a calibration needs ptq")
     require_dataset(config)
     require_ranks(config)
     device = resolve_device(config.train.device)
@@ -184,6 +202,39 @@ def build_calibration_run(config: Config) -> CalibrationRun:
         if idist.get_rank() == 0:
             log.write_to(directory.path / "train.log")
     return run
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end a calibration at once; there is nothing to resume."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # only the main thread can
+        previous = {}
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        stopped = StoppedError("the calibration was interrupted; start it again")
+        stopped.on_all_ranks = True
+        raise stopped from error
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _warn_of_ignored_keys(config: Config) -> None:
+    """Settings of training that a recipe does not have by itself."""
+    default = TrainConfig()
+    train = ("time_limit", "patience", "profile", "freeze", "fuse_ab")
+    ignored = [f"train.{key}" for key in train if getattr(config.train, key) != getattr(default, key)]
+    ignored += ["logging.trackers"] if config.logging.trackers else []
+    ignored += ["handlers"] if config.handlers else []
+    if ignored:
+        logger.warning("%s: of training, and without effect on a calibration", ", ".join(ignored))
 
 
 def create_calibration_engine(model: nn.Module, device: torch.device) -> Engine:
@@ -225,15 +276,15 @@ def _calibration_loader(config: Config, index: DatasetIndex, *, pin_memory: bool
     """Training images chosen by the seed, as the validation sees them, in batches of one size."""
     wanted, ranks = config.quant.batches * config.eval.batch_size, idist.get_world_size()
     if len(index) < wanted:
-        logger.info("quant.batches: %d images are wanted; all %d training images are used", wanted, len(index))
+        logger.info(
+            "quant.batches: %d of %d images are wanted; all %d training images are used",
+            *(config.quant.batches, config.eval.batch_size, len(index)),
+        )
     chosen = np.random.default_rng(config.train.seed).permutation(len(index))[:wanted]
-    logger.info(
-        "calibrating on %d training images: %s, %d bits, for %s",
-        len(chosen), config.quant.method, config.quant.bits, config.quant.target,
-    )  # fmt: skip
+    logger.info("calibrating on %d training images", len(chosen))
     return build_eval_loader(
         index.subset(chosen),
-        image_size=config.data.image_size,
+        image_size=config.eval.image_size or config.data.image_size,
         batch_size=max(1, min(config.eval.batch_size, len(chosen) // ranks)),  # every rank has images of its own
         stride=max(config.model.head.strides),
         rect=False,

@@ -112,7 +112,6 @@ class Config(Section):
                 "train.resume": (self.train.resume != "none", "a calibration is short; start it again"),
                 "train.find_lr": (self.train.find_lr, "nothing is trained"),
                 "distill.teacher": (self.distill.teacher is not None, "nothing is trained"),
-                "eval.loss": (self.eval.loss, "nothing is trained"),
             }
         for key, (given, why) in refused.items():
             if given:

@@ -276,10 +276,15 @@ class QuantConfig(Section):
             of_ptq = ("target", "bits", "method", "percentile", "batches", "skip", "most_sensitive", "sensitivity")
             for key in of_ptq:
                 if getattr(self, key) != getattr(default, key):
-                    raise ValueError(f"{key}: is a setting of quant.mode: ptq, which quant.calibrated comes from")
+                    advice = "the one that wrote quant.calibrated" if self.mode == "qat" else "set that, or remove it"
+                    raise ValueError(f"{key}: is for quant.mode: ptq; {advice}")
         for key in ("calibrated", "freeze_batch_norm_after"):
             if self.mode != "qat" and getattr(self, key) is not None:
                 raise ValueError(f"{key}: is for quant.mode: qat; set that, or remove it")
+        if self.percentile != 99.99 and self.method != "percentile":
+            raise ValueError(f"percentile: is for method: percentile, not {self.method}; remove it")
+        if self.sensitivity and self.skip:
+            raise ValueError("sensitivity: is measured of every layer; leave skip away")
         if self.most_sensitive and not isinstance(self.skip, str):
             raise ValueError("most_sensitive: counts the lines of a file; give the file as quant.skip, or remove it")
         return self

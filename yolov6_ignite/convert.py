@@ -17,9 +17,11 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes weights in this project's format; returns the exit code (0 done, 2 usage or weights)."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m yolov6_ignite.convert",
         description="Write an official YOLOv6 weight file, or a training checkpoint, as a checkpoint of this project: "
-        "averaged weights in half precision with their recipe and class names, and nothing that could run.",
+        "averaged weights in half precision (fp32 if quantised) with their recipe and class names, and nothing that "
+        "could run.",
     )
     parser.add_argument("weights", help="an official .pt (0.2, 0.3, 0.4; downloaded when missing), or one of ours")
     parser.add_argument("output", type=Path, help="the file to write; it must not exist")

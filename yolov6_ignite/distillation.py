@@ -13,7 +13,7 @@ from yolov6_ignite.config import Config
 from yolov6_ignite.distributed import from_rank_zero, memory_format
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.models import Detector, DetectorOutput
-from yolov6_ignite.weights import find_weights, read_weights
+from yolov6_ignite.weights import Weights, find_weights, read_weights
 
 __all__ = ["Teacher", "build_teacher"]
 
@@ -27,12 +27,13 @@ class Teacher:
 
     Args:
         model: the trained network; it is this object's from now on.
+        batch_statistics: False for a student without batch norms, whose statistics are fixed: then the teacher's are.
 
     Attributes:
         fingerprint: tells its weights from others.
     """
 
-    def __init__(self, model: Detector) -> None:
+    def __init__(self, model: Detector, *, batch_statistics: bool = True) -> None:
         digest = hashlib.sha256()
         for tensor in model.state_dict().values():
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -40,7 +41,10 @@ class Teacher:
         self.model = model.requires_grad_(False).train()
         for module in self.model.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.track_running_stats = False
+                if batch_statistics:
+                    module.track_running_stats = False
+                else:
+                    module.eval()
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> DetectorOutput:
@@ -74,6 +78,10 @@ def build_teacher(config: Config, student: Detector, device: torch.device) -> Te
         )
     if read.names != student.names:
         logger.warning("%s names its classes %s, the data set %s", where, read.names, student.names)
+    if read.quantization is not None:
+        raise ConfigError(f"{where} is quantised; take the float network that it was made from")
+    if not config.model.head.use_dfl and any("_preds_dist." in key for key in read.state):
+        read = _with_direct_distances(read)
     head = read.config.model.head
     if not config.model.head.use_dfl and head.use_dfl:
         raise ConfigError(
@@ -98,4 +106,13 @@ def build_teacher(config: Config, student: Detector, device: torch.device) -> Te
             f"distill.features: the maps of {where} have {widths} channels, the student's {own_widths}; "
             "set it to false, or take a teacher of the student's width"
         )
-    return Teacher(model.to(device, memory_format=memory_format(device)))  # type: ignore[call-overload]
+    model.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
+    return Teacher(model, batch_statistics=any(isinstance(module, nn.BatchNorm2d) for module in student.modules()))
+
+
+def _with_direct_distances(read: Weights) -> Weights:
+    """A network that predicts distances and their distribution, without the distribution."""
+    head = read.config.model.head.model_copy(update={"use_dfl": False, "reg_max": 0})
+    model = read.config.model.model_copy(update={"head": head})
+    state = {key: value for key, value in read.state.items() if "_preds_dist." not in key}
+    return replace(read, state=state, config=read.config.model_copy(update={"model": model}))

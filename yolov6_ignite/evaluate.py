@@ -26,6 +26,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates weights on a data set; returns the exit code (0 done, 2 usage or weights, 3 data set)."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="python -m yolov6_ignite.evaluate",
         description="COCO average precision of a checkpoint. Sizes and thresholds are those of the training that "
         "it comes from, so best_ckpt.pt gives the AP that its log printed.",

@@ -57,12 +57,19 @@ def _plan(config: Config) -> list[str]:
         wanted = quant.batches * config.eval.batch_size
         calibrated_on = wanted if images is None else min(wanted, len(index))
         lines.append(
-            f"  calibration of {config.train.weights or '(train.weights is not set)'} on {calibrated_on} training "
-            f"images without augmentation: {quant.method}, {quant.bits} bits, for {quant.target}; nothing is trained"
+            f"  calibration of {config.train.weights or '(train.weights is not set, but needed)'} on {calibrated_on} "
+            f"training images, not augmented: {quant.method}, {quant.bits} bits, for {quant.target}; nothing is trained"
         )
+        if quant.skip:
+            count = f", its first {quant.most_sensitive}" if quant.most_sensitive else ""
+            lines.append(f"  layers in floating point: {quant.skip}{count}")
+        if quant.sensitivity:
+            lines.append("  then an evaluation for every layer, quantised alone")
         return lines
     if quant.mode == "qat":
-        lines.append(f"  quantised as {quant.calibrated or '(quant.calibrated is not set)'} says; ranges stay")
+        lines.append(
+            f"  quantised as {quant.calibrated or '(quant.calibrated is not set, but needed)'} says; ranges stay"
+        )
     cutoff = first_epoch_without_strong_augmentation(config)
     if cutoff is None or cutoff > epochs:
         lines.append(

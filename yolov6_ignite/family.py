@@ -91,6 +91,7 @@ class ModelRow(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; returns the exit code."""
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="yolov6-ignite models",
         description="The models: cost when deployed, counted here for 80 classes and the size that the model is "
         "evaluated at, and the average precision on COCO val2017 and the frames a second on a T4 (TensorRT, fp16, "

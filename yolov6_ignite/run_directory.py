@@ -76,6 +76,8 @@ def choose_run_directory(config: Config) -> RunDirectory:
     content: dict[str, Any] | None = None
     if train.resume == "none":
         path = _next_free(Path(train.output_dir), train.name)
+        if path.name != train.name:
+            logger.warning("%s is there already; this run is %s", path.with_name(train.name), path)
     elif train.resume == "auto":
         path = Path(train.output_dir) / train.name
         content = read_newest(path / "weights" / "last_ckpt.pt", on_damage=logger.warning)

@@ -7,25 +7,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from yolov6_ignite.config import Config
 from yolov6_ignite.distributed import from_rank_zero
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.models import Detector, build_model
 from yolov6_ignite.optim import BlockScales, freeze, reinitialise, rep_scales
-from yolov6_ignite.quantization import QuantizationSpec, quantized_model, set_mode
-from yolov6_ignite.weights import find_weights, load_matching_weights, load_trained_weights, read_weights
+from yolov6_ignite.quantization import QuantizationSpec, quantized_layers, quantized_model, set_mode
+from yolov6_ignite.weights import Weights, find_weights, load_matching_weights, load_trained_weights, read_weights
 
 __all__ = ["build_calibration_model", "build_starting_model", "find_all_weights"]
 
 logger = logging.getLogger(__name__)
+
+FINE_LR0 = 0.01  # recipes that fine-tune stay below
 
 
 def find_all_weights(config: Config) -> None:
     """Finds, or downloads, every weight file that a fresh run needs, before the data set is read.
 
     Raises:
-        ConfigError: one is missing.
+        ConfigError: one is missing, or ``quant.calibrated`` is not calibrated.
     """
+    if config.quant.mode == "qat":
+        _calibrated_weights(config)
     for name in (config.train.weights, config.model.scales, config.distill.teacher, config.quant.calibrated):
         if name is not None:
             _found(name)
@@ -83,17 +90,76 @@ def build_calibration_model(config: Config, names: list[str]) -> Detector:
         raise ConfigError("train.weights: is required by quant.mode: ptq; give the checkpoint to quantise")
     model = build_model(config.model, len(names))
     model.names = list(names)
-    load_trained_weights(model, _found(config.train.weights))
+    path = _found(config.train.weights)
+    given = load_trained_weights(model, path)
+    if given.config.model.training_mode != config.model.training_mode:
+        raise ConfigError(
+            f"train.weights: {path} was trained with model.training_mode: {given.config.model.training_mode}, not "
+            f"{config.model.training_mode}; choose the recipe that it was trained with"
+        )
+    _require_same_classes(f"train.weights: {path}", given.names, names)
     return model.eval()
 
 
 def _quantized(config: Config, model: Detector, resumed: Mapping[str, Any] | None) -> tuple[Detector, QuantizationSpec]:
     """The calibrated form of a network; the weights of a resumed run are loaded later."""
     if resumed is not None:
-        spec = QuantizationSpec.from_dict(resumed["quantization"] or {})
-        quantized = quantized_model(model, spec)
+        try:
+            spec = QuantizationSpec.from_dict(resumed.get("quantization"))  # type: ignore[arg-type]
+            quantized = quantized_model(model, spec)
+        except ConfigError as error:
+            raise ConfigError(f"the checkpoint to resume from: {error}; use an earlier one") from error
+        if _shapes(quantized.state_dict()) != _shapes(resumed["model"]):
+            raise ConfigError(
+                "the checkpoint to resume from: its weights do not fit its quantisation; use an earlier one"
+            )
         set_mode(quantized, "quantize")
         return quantized, spec
+    read, spec = _calibrated_weights(config)
+    calibrated = read.build()
+    quantized = quantized_model(model, spec)
+    own, given = quantized.state_dict(), calibrated.state_dict()
+    if _shapes(own) != _shapes(given):
+        raise ConfigError(
+            f"quant.calibrated: {read.path} is of another network or number of classes; choose the recipe and the data "
+            "set that it was calibrated with"
+        )
+    _require_same_classes(f"quant.calibrated: {read.path}", read.names, model.names)
+    if config.quant.freeze_batch_norm_after is not None and not spec.keep_batch_norm:
+        logger.warning("quant.freeze_batch_norm_after: this network is quantised without batch norms")
+    quantized.load_state_dict(given)
+    set_mode(quantized, "quantize")
+    accuracy = read.metrics.get("val/mAP@0.50:0.95")
+    logger.info(
+        "quant.calibrated: %s: %s%s",
+        read.path,
+        spec.summary(quantized_layers(quantized)),
+        "" if accuracy is None else f"; mAP@0.50:0.95 {accuracy:.4f} before this training",
+    )
+    if config.solver.lr0 >= read.config.solver.lr0 and config.solver.lr0 > FINE_LR0:
+        logger.warning(
+            "solver.lr0: %g is that of a training from scratch, and there is no warm-up: the network will forget what "
+            "it knows; try a sixteenth, %g",
+            config.solver.lr0,
+            config.solver.lr0 / 16,
+        )
+    return quantized, spec
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}
+
+
+def _require_same_classes(where: str, given: list[str], names: list[str]) -> None:
+    """Refuses names under which nothing was trained."""
+    if given != names:
+        raise ConfigError(
+            f"{where} has the classes {', '.join(given)}, the data set {', '.join(names)}; choose the data set that it "
+            "was trained on"
+        )
+
+
+def _calibrated_weights(config: Config) -> tuple[Weights, QuantizationSpec]:
     if config.quant.calibrated is None:
         raise ConfigError(
             "quant.calibrated: is required by quant.mode: qat; give the file that a run of quant.mode: ptq wrote"
@@ -104,17 +170,7 @@ def _quantized(config: Config, model: Detector, resumed: Mapping[str, Any] | Non
         raise ConfigError(
             f"quant.calibrated: {path} is not calibrated; make one of it with quant.mode=ptq train.weights={path}"
         )
-    calibrated = read.build()
-    quantized = quantized_model(model, read.quantization)
-    own, given = quantized.state_dict(), calibrated.state_dict()
-    if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in given.items()}:
-        raise ConfigError(
-            f"quant.calibrated: {path} is of another network or number of classes; choose the recipe and the data set "
-            "that it was calibrated with"
-        )
-    quantized.load_state_dict(given)
-    set_mode(quantized, "quantize")
-    return quantized, read.quantization
+    return read, read.quantization
 
 
 def _read_scales(config: Config, model: Detector) -> Mapping[str, BlockScales]:

@@ -31,7 +31,9 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the first pass over a large data set 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains; returns the exit code (0 done, 2 configuration, 3 data set, 4 non-finite, 5 memory, 75 resumable)."""
     parser = argparse.ArgumentParser(
-        prog="python -m yolov6_ignite.train", description="Train a detector from a YAML configuration or recipe."
+        allow_abbrev=False,
+        prog="python -m yolov6_ignite.train",
+        description="Train a detector from a YAML configuration or recipe.",
     )
     parser.add_argument("config", help="a YAML file, or the name of a recipe: yolov6n, custom, quickstart, ...")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="for example train.epochs=50")
@@ -171,6 +173,7 @@ def _say_what_next(run_dir: Path) -> None:
     logger.info("plots:       %s", run_dir / "plots")
     logger.info("TensorBoard: tensorboard --logdir %s", run_dir)
     logger.info("next:        %s -m yolov6_ignite.evaluate %s", sys.executable, best)
+    logger.info("or:          %s -m yolov6_ignite.export %s", sys.executable, best)
 
 
 if __name__ == "__main__":

@@ -345,6 +345,8 @@ def build_training(config: Config) -> Training:
         ConfigError: the configuration does not fit this machine, the run's folder or its checkpoint.
         DatasetError: the data set cannot be used.
     """
+    if config.quant.mode == "ptq":
+        raise ConfigError("quant.mode: ptq: nothing is trained; use build_calibration_run")
     require_dataset(config)
     require_ranks(config)
     device = resolve_device(config.train.device)

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,28 @@ import pytest
 import torch
 
 from yolov6_ignite import cli, export
+from yolov6_ignite.checkpoint import write_weights
+from yolov6_ignite.exporting.runtimes import run_torchscript
 from yolov6_ignite.exporting.torchscript_file import METADATA_FILE
-from yolov6_ignite.weights import load_model
+from yolov6_ignite.weights import load_model, read_weights
 
 
 @pytest.fixture
 def arguments(tiny_weights_file: Path, tmp_path: Path) -> list[str]:
-    return [str(tiny_weights_file), "--output", str(tmp_path / "model.file")]
+    return [str(tiny_weights_file), "--output", str(tmp_path / "model.torchscript"), "--format", "torchscript"]
+
+
+@pytest.fixture
+def output(arguments: list[str]) -> Path:
+    return Path(arguments[2])
 
 
 def refused(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> str:
     """Runs the command and checks that it ends with one message, which is returned."""
     assert export.main(arguments) == code
-    error = capsys.readouterr().err
+    *before, error = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
-    assert error.count("\n") == 1
+    assert all(line.endswith("exporting, then running the file beside the model ...") for line in before)
     return error
 
 
@@ -35,9 +43,11 @@ def test_torchscript_gives_the_model_s_outputs_for_any_batch_and_size(
     tiny_weights_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "tiny.torchscript"
-    options = ["--format", "torchscript", "--output", str(file), "--image-size", "64", "96", "--dynamic-size"]
+    options = ["--format", "torchscript", "--output", str(file), "--image-size", "64", "96"]
     assert cli.main(["export", str(tiny_weights_file), *options]) == 0
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert captured.err == f"{file}: exporting, then running the file beside the model ...\n"
+    printed = captured.out
     assert "images: any x 3 x height x width (multiples of 32), RGB float32 in [0, 1]" in printed
     assert "outputs: outputs" in printed
     assert "7 images in batches of 1, 3: boxes differ by at most" in printed
@@ -49,6 +59,17 @@ def test_torchscript_gives_the_model_s_outputs_for_any_batch_and_size(
     metadata = json.loads(extra[METADATA_FILE])
     assert json.loads(metadata["names"]) == ["class 0", "class 1"]
     assert (metadata["stride"], metadata["size_multiple"], metadata["image_size"]) == ("32", "32", "[64, 96]")
+    assert (metadata["batch_size"], metadata["dynamic_size"]) == ("null", "true")
+
+
+@pytest.mark.parametrize("options", [[], ["--raw-levels", "--preprocess"]])
+def test_torchscript_makes_its_anchors_where_the_images_are(options: list[str], arguments: list[str]) -> None:
+    assert export.main([*arguments, *options]) == 0
+    graph = torch.jit.load(arguments[2]).inlined_graph
+    kinds = [node.output().type().kind() for node in graph.findAllNodes("prim::Constant")]
+    assert "IntType" in kinds
+    assert "DeviceObjType" not in kinds
+    assert bool(graph.findAllNodes("prim::device")) == (not options)
 
 
 def test_half_torchscript_of_raw_levels_with_preprocessing(
@@ -56,9 +77,9 @@ def test_half_torchscript_of_raw_levels_with_preprocessing(
 ) -> None:
     file = tmp_path / "tiny.torchscript"
     options = ["--format", "torchscript", "--output", str(file), "--half", "--preprocess", "--raw-levels"]
-    assert export.main([str(tiny_weights_file), *options, "--batch-size", "2"]) == 0
+    assert export.main([str(tiny_weights_file), *options]) == 0
     printed = capsys.readouterr().out
-    assert "images: 2 x 3 x 64 x 64, BGR uint8" in printed
+    assert "images: any x 3 x height x width (multiples of 32), BGR uint8" in printed
     assert "outputs: stride_8, stride_16, stride_32" in printed
     levels = torch.jit.load(str(file))(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
     assert [(level.dtype, tuple(level.shape)) for level in levels] == [
@@ -73,7 +94,8 @@ def test_half_torchscript_of_raw_levels_with_preprocessing(
         (["--format", "torchscript", "--simplify"], "--simplify: is of --format onnx"),
         (["--format", "torchscript", "--end2end", "onnxruntime"], "--end2end: is of --format onnx"),
         (["--format", "torchscript", "--target", "tensorrt"], "--target: is of --format onnx, not of torchscript"),
-        (["--opset", "17"], "--opset: 17 is not supported; choose 18 to 25"),
+        (["--format", "torchscript", "--batch-size", "2"], "--batch-size: is of --format onnx, not of torchscript"),
+        (["--opset", "17"], "--opset: 17 is not supported; choose 18 to 22"),
         (["--end2end", "onnxruntime", "--raw-levels"], "choose one of them"),
         (["--end2end", "onnxruntime", "--dynamic-size"], "--dynamic-size: does not go with --end2end"),
         (["--end2end", "onnxruntime", "--conf-threshold", "1.5"], "--conf-threshold: 1.5 is not from 0 to 1"),
@@ -87,11 +109,12 @@ def test_half_torchscript_of_raw_levels_with_preprocessing(
     ],
 )
 def test_what_cannot_be_done_is_told_before_anything_is_written(
-    options: list[str], message: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+    options: list[str], message: str, arguments: list[str], output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    options = options if "--format" in options else ["--format", "onnx", *options]
     error = refused([*arguments, *options], 2, capsys)
     assert re.search(message, error), error
-    assert not Path(arguments[-1]).exists()
+    assert list(output.parent.iterdir()) == []
 
 
 def test_a_missing_package_names_the_extra(
@@ -103,29 +126,96 @@ def test_a_missing_package_names_the_extra(
         return None if name in {"onnx", "onnxscript", "onnxruntime", "onnxslim"} else find(name, *rest)
 
     monkeypatch.setattr(importlib.util, "find_spec", without)
-    error = refused(arguments, 2, capsys)
+    error = refused([*arguments, "--format", "onnx"], 2, capsys)
     assert "--format onnx: the package onnx is not installed; run pip install 'yolov6-ignite[export]'" in error
 
 
-def test_files_that_are_there_stay(arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    output = Path(arguments[-1])
+def test_files_that_are_there_stay(arguments: list[str], output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output.write_text("mine")
-    assert "is there already" in refused([*arguments, "--format", "torchscript"], 2, capsys)
+    assert "is there already" in refused(arguments, 2, capsys)
     assert output.read_text() == "mine"
-    assert "there is no folder" in refused(
-        [arguments[0], "--output", str(tmp_path / "no" / "x"), "--format", "torchscript"], 2, capsys
-    )
+    for name, message in (("no/x.torchscript", "there is no folder"), ("x.onnx", "ends in .torchscript")):
+        assert message in refused([*arguments, "--output", str(output.parent / name)], 2, capsys)
 
 
-def test_a_file_that_differs_is_kept_and_told_by_exit_code_1(
-    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_a_file_that_appears_meanwhile_stays(
+    arguments: list[str], output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(content: bytes) -> Any:
-        module = torch.jit.load(io.BytesIO(content))
-        return lambda images: [module(images)[0] * 1.01]
+    def run(content: bytes, name: Path) -> Any:
+        output.write_text("of somebody else")
+        return run_torchscript(content, name)
 
     monkeypatch.setattr("yolov6_ignite.exporting.export.run_torchscript", run)
-    error = refused([*arguments, "--format", "torchscript"], 1, capsys)
-    assert "its outputs are not the model's" in error
-    assert "(40.0 dB SQNR)" in error
-    assert Path(arguments[-1]).stat().st_size > 10_000
+    assert f"{output}: has appeared meanwhile, and stays" in refused(arguments, 2, capsys)
+    assert output.read_text() == "of somebody else"
+    assert list(output.parent.iterdir()) == [output]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    arguments: list[str], output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    assert export.main(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"error: {output}: cannot be written (Permission denied)")
+
+
+def test_nothing_is_left_of_an_interrupted_export(
+    arguments: list[str], output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(content: bytes, name: Path) -> Any:
+        assert name.read_bytes() == content
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("yolov6_ignite.exporting.export.run_torchscript", run)
+    with pytest.raises(KeyboardInterrupt):
+        export.main(arguments)
+    assert list(output.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(("options", "advice"), [([], ""), (["--half"], "; try without --half")])
+def test_a_file_that_differs_is_kept_under_another_name_and_told_by_exit_code_1(
+    options: list[str],
+    advice: str,
+    arguments: list[str],
+    output: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(content: bytes, name: Path) -> Any:
+        module = torch.jit.load(io.BytesIO(content))
+        return lambda images: [module(images)[0] * 1.1]
+
+    monkeypatch.setattr("yolov6_ignite.exporting.export.run_torchscript", run)
+    kept = output.with_name("model.torchscript.failed")
+    kept.write_text("of the export before")
+    error = refused([*arguments, *options], 1, capsys)
+    assert f"{output}: is not usable: its outputs are not the model's: " in error
+    assert "(20.0 dB SQNR)" in error
+    assert error.endswith(f" dB{advice}; it is kept as {kept}")
+    assert list(output.parent.iterdir()) == [kept]
+    assert kept.stat().st_size > 10_000
+
+
+def test_a_file_that_cannot_be_opened_is_kept_under_another_name_and_told_by_exit_code_1(
+    arguments: list[str], output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("yolov6_ignite.exporting.export.build_torchscript", lambda *_: b"no archive")
+    error = refused(arguments, 1, capsys)
+    assert f"{output}: is not usable: torch cannot load it (" in error
+    assert [path.name for path in output.parent.iterdir()] == ["model.torchscript.failed"]
+
+
+def test_weights_that_are_not_finite_are_refused_first(
+    tiny_weights_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = read_weights(tiny_weights_file)
+    weights.state["detect.cls_preds.0.bias"][0] = torch.nan
+    config = weights.config.model_dump(mode="json")
+    file = tmp_path / "broken.pt"
+    write_weights(file, state=weights.state, config=config, names=weights.names, metrics={}, epoch=1)
+    error = refused([str(file), "--format", "torchscript"], 2, capsys)
+    assert f"{file}: the weights give numbers that are not finite" in error
+    assert list(tmp_path.iterdir()) == [file]

@@ -41,7 +41,7 @@ def test_another_target_has_its_own_placement() -> None:
         (TENSORRT, {"half": True}, 19),
         (TENSORRT, {"half": True, "opset": 20}, 20),
         (ONNXRUNTIME, {}, 18),
-        (ONNXRUNTIME, {"opset": 23}, 23),
+        (ONNXRUNTIME, {"opset": 22}, 22),
     ],
 )
 def test_operator_sets(spec: QuantizationSpec | None, settings: dict[str, Any], opset: int) -> None:

@@ -19,7 +19,7 @@ from yolov6_ignite.exporting.runtimes import OnnxSession
 from yolov6_ignite.metrics import non_max_suppression
 from yolov6_ignite.weights import Weights, read_weights
 
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
@@ -58,10 +58,22 @@ def test_fp32_outputs_are_the_model_s_for_any_batch(
         assert largest_difference(output[..., 5:], expected[..., 5:]) <= 1e-4
 
 
-def test_any_image_size(random_weights: Callable[..., Weights], tiny: dict[str, float], tmp_path: Path) -> None:
+@pytest.mark.parametrize("simplify", [False, True])
+def test_any_image_size(
+    simplify: bool, random_weights: Callable[..., Weights], tiny: dict[str, float], tmp_path: Path
+) -> None:
+    if simplify:
+        pytest.importorskip("onnxslim")
     weights = random_weights(**tiny)
     file = tmp_path / "model.onnx"
-    export_model(weights, file, ExportSettings(image_size=(32, 32), dynamic_size=True))
+    export_model(weights, file, ExportSettings(image_size=(32, 32), dynamic_size=True, simplify=simplify))
+    graph = onnx.load(file).graph
+    shapes = [
+        [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    ]
+    assert shapes == [["batch", 3, "height", "width"], ["batch", "anchors", 8]]
+    assert not {note.name for note in graph.value_info} & {constant.name for constant in graph.initializer}
     model, session = weights.build(), OnnxSession(file, file)
     for shape in ((1, 3, 32, 32), (2, 3, 160, 64), (3, 3, 64, 224)):
         images = torch.rand(shape)
@@ -72,7 +84,11 @@ def test_fixed_batch_half_precision_and_simplified(tiny_weights: Weights, tmp_pa
     pytest.importorskip("onnxslim")
     whole, half = tmp_path / "whole.onnx", tmp_path / "half.onnx"
     export_model(tiny_weights, whole, ExportSettings(simplify=True, opset=20))
-    export_model(tiny_weights, half, ExportSettings(batch_size=2, half=True))
+    export_model(tiny_weights, half, ExportSettings(batch_size=2, half=True, opset=22))
+    for file in (whole, half):
+        model = onnx.load(file)
+        assert model.ir_version >= onnx.helper.find_min_ir_version_for(model.opset_import)
+        assert not {note.name for note in model.graph.value_info} & {item.name for item in model.graph.initializer}
     session = OnnxSession(half, half)
     assert session.image_shape == (2, 3, 64, 64)
     assert session.input_type == torch.float16
@@ -158,8 +174,8 @@ def test_metadata_tells_how_to_use_the_file(
     options = ["--output", str(file), "--preprocess", "--end2end", "onnxruntime", "--iou-threshold", "0.5"]
     assert export.main([str(tiny_weights_file), *options]) == 0
     captured = capsys.readouterr()
-    assert captured.err == ""
-    assert "detections are the library's" in captured.out
+    assert captured.err == f"{file}: exporting, then running the file beside the model ...\n"
+    assert "detections are those of the library" in captured.out
     assert str(Path(export.__file__).parent).encode() not in file.read_bytes()  # no paths of this machine
     metadata = OnnxSession(file, file).metadata
     assert metadata["version"] == __version__

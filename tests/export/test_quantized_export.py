@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from yolov6_ignite.exporting import ExportSettings, export_model
 from yolov6_ignite.exporting.quantized_graph import quantized_for
 from yolov6_ignite.exporting.runtimes import OnnxSession
-from yolov6_ignite.quantization import QuantizationSpec, quantized_layers
+from yolov6_ignite.quantization import QuantizationSpec, calibrate, quantized_layers, quantized_model
 from yolov6_ignite.weights import Weights
 
 onnx = pytest.importorskip("onnx")
@@ -121,6 +122,23 @@ def test_yolov6n_for_onnxruntime(random_weights: Make, quantized: Make, tmp_path
     session = OnnxSession(file, file)
     for batch in (1, 5):
         assert session(torch.rand(batch, 3, 320, 320))[0].shape == (batch, 2100, 85)
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-9])
+def test_channels_that_are_nothing_but_their_bias(
+    size: float, random_weights: Make, tiny: dict[str, float], quantized: Make, tmp_path: Path
+) -> None:
+    weights = random_weights(**tiny)
+    spec = QuantizationSpec(method="max", target="onnxruntime")
+    model = quantized_model(weights.build(), spec)  # in the form whose biases stand beside the weights
+    for name in quantized_layers(model)[2:8]:
+        layer: Any = model.get_submodule(name)
+        layer.weight.data[:2] *= size
+        layer.bias.data[:2] = 1.0
+    calibrate(model, [torch.rand(4, 3, 64, 96, generator=torch.Generator().manual_seed(1))], spec)
+    weights = replace(weights, state=model.state_dict(), quantization=spec)
+    done = export_model(weights, tmp_path / "model.onnx", ExportSettings(image_size=(64, 96)))
+    assert min(done.agreement.boxes_db, done.agreement.scores_db) >= 40
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -22,8 +22,6 @@ pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxslim")
 
-pytestmark = pytest.mark.slow
-
 ROOM = 7
 THRESHOLDS = {"conf_threshold": 0.25, "iou_threshold": 0.45, "max_detections": ROOM}
 ANY_BATCH = ExportSettings(end2end="tensorrt", preprocess=True, image_size=(64, 96), **THRESHOLDS)
@@ -49,6 +47,7 @@ def fixed(tiny_weights: Weights, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "batch", "image_type", "anchors"),
     [("any_batch", "batch", onnx.TensorProto.UINT8, 126), ("fixed", 2, onnx.TensorProto.FLOAT16, 84)],
@@ -90,6 +89,7 @@ def test_outputs_and_node_are_those_of_the_plugin(
     assert [inner[value] for value in node.input] == [(fp32, [batch, anchors, 4]), (fp32, [batch, anchors, 3])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_node_is_given_the_model_s_corners_and_scores(batch: int, any_batch: Path, tiny_weights: Weights) -> None:
     before, _ = split_at_plugin(any_batch.read_bytes())
@@ -102,6 +102,7 @@ def test_the_node_is_given_the_model_s_corners_and_scores(batch: int, any_batch:
     torch.testing.assert_close(scores, expected[..., 5:], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_metadata_has_the_node_s_thresholds(fixed: Path) -> None:
     before, _ = split_at_plugin(fixed.read_bytes())
     metadata = OnnxSession(before, "twin").metadata
@@ -129,6 +130,7 @@ def _other_weights(model: Any) -> None:
     weights.raw_data = (numbers * 1.5).astype(numbers.dtype).tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -265,8 +265,8 @@ def _share(rank: int, folder: str) -> None:
     torch.save((total.detach(), logits.grad, distances.grad), f"{folder}/{rank}.pt")
 
 
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path, make_output: MakeOutput) -> None:
-    with idist.Parallel(backend="gloo", nproc_per_node=2) as parallel:
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path, make_output: MakeOutput, free_port: int) -> None:
+    with idist.Parallel("gloo", nproc_per_node=2, master_addr="127.0.0.1", master_port=free_port) as parallel:
         parallel.run(_share, str(tmp_path))
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
 

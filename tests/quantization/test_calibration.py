@@ -10,7 +10,7 @@ import ignite.distributed as idist
 import pytest
 import torch
 from ignite.engine import Engine, Events
-from torch import Tensor
+from torch import Tensor, nn
 from yolov6_ignite.handlers import ModelEMA
 from yolov6_ignite.handlers.events import TrainEvents
 
@@ -343,7 +343,9 @@ def _calibrate_on_a_rank(rank: int, states: list[str], folder: str) -> None:
         torch.save(model.state_dict(), Path(folder) / f"{spec.method}{rank}.pt")
 
 
-def test_two_ranks_end_with_the_ranges_of_one(build_small: Build, images_of: Images, tmp_path: Path) -> None:
+def test_two_ranks_end_with_the_ranges_of_one(
+    build_small: Build, images_of: Images, tmp_path: Path, free_port: int
+) -> None:
     model = build_small("repopt/yolov6n_opt")
     batches = [images_of(model), 2 * images_of(model, 1), images_of(model, 2)]
     states, expected = [], {}
@@ -354,9 +356,24 @@ def test_two_ranks_end_with_the_ranges_of_one(build_small: Build, images_of: Ima
         states.append(str(tmp_path / f"{method}.state"))
         calibrate(alone, batches, spec)
         expected[method] = alone.state_dict()
-    with idist.Parallel(backend="gloo", nproc_per_node=2) as parallel:
+    with idist.Parallel("gloo", nproc_per_node=2, master_addr="127.0.0.1", master_port=free_port) as parallel:
         parallel.run(_calibrate_on_a_rank, states, str(tmp_path))
     for method, state in expected.items():
         for rank in range(2):
             found = torch.load(tmp_path / f"{method}{rank}.pt", weights_only=True)
             assert all(torch.equal(found[key], tensor) for key, tensor in state.items()), (method, rank)
+
+
+def test_dead_activations_stay_dead_and_are_named(
+    build_small: Build, images_of: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = build_small("yolov6n").deploy()
+    dead = model.neck.Rep_p3.conv1.rbr_reparam
+    nn.init.constant_(dead.bias, -1000.0)  # behind it there is a ReLU
+    quantized = quantized_model(model, QuantizationSpec(target="onnxruntime"))
+    calibrate(quantized, [images_of(model)], QuantizationSpec(target="onnxruntime"))
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert "0 on all images" in message
+    assert "neck.Rep_p3.block.0.rbr_reparam.input_quantizer" in message
+    with torch.no_grad():
+        assert quantized(images_of(model)).isfinite().all()

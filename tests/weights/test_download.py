@@ -154,7 +154,7 @@ def test_a_path_to_nothing_means_the_official_file(
         ("yolov6n", "did you mean .*yolov6n.pt"),
         ("yolov6-n.pt", "did you mean .*yolov6n.pt"),
         ("weights/yolov6lite_x.pt", "did you mean .*yolov6lite_s.pt"),
-        ("runs/exp/best_ckpt.pt", "no such weight file; official files: .*yolov6n.pt"),
+        ("runs/exp/best_ckpt.pt", "no such weight file; there is no folder runs/exp"),
         ("foo.pt", "no such weight file; official files"),
         ("model.pt", "no such weight file; official files"),
     ],
@@ -163,6 +163,15 @@ def test_unknown_names_are_refused_with_what_was_meant(server: Server, name: str
     with pytest.raises(ConfigError, match=message):
         find_weights(name)
     assert server.requests == []
+
+
+def test_what_is_beside_a_missing_file_is_told(tmp_path: Path) -> None:
+    for name in ("best_ckpt_calib_max.pt", "other.pt"):
+        (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=r"did you mean .*best_ckpt_calib_max\.pt\?"):
+        find_weights(tmp_path / "best_ckpt_calib.pt")
+    with pytest.raises(ConfigError, match=r"there are best_ckpt_calib_max\.pt, other\.pt"):
+        find_weights(tmp_path / "zzz.pt")
 
 
 def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from yolov6_ignite.checkpoint import write_weights
 from yolov6_ignite.config_file import load_config
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.models import Detector, build_model
+from yolov6_ignite.quantization import QuantizationSpec, calibrate, quantized_model
 from yolov6_ignite.weights import load_matching_weights, load_model, load_model_and_config, read_weights
 
 SMALL = ["model.width_multiple=0.125", "model.depth_multiple=0.1"]
@@ -243,3 +245,31 @@ def test_converted_again_nothing_changes(official: Callable[..., tuple[Path, Det
     once, twice = read_weights(tmp_path / "1.pt"), read_weights(tmp_path / "2.pt")
     assert once.config == twice.config
     assert all(torch.equal(once.state[key], twice.state[key]) for key in once.state)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("kind", ["input", "weight"])
+def test_ranges_of_a_quantised_file_must_be_ranges(kind: str, value: float, tmp_path: Path) -> None:
+    config = load_config("yolov6n", ["model.width_multiple=0.0625", "model.depth_multiple=0.1"])
+    spec = QuantizationSpec()
+    model = quantized_model(build_model(config.model, 2).eval(), spec)
+    calibrate(model, [torch.rand(1, 3, 64, 64)], spec)
+    model.get_submodule(f"backbone.stem.rbr_reparam.{kind}_quantizer").amax.fill_(value)
+    file = tmp_path / "calibrated.pt"
+    saved = {"config": config.model_dump(mode="json"), "names": ["a", "b"], "metrics": {}, "epoch": 0}
+    write_weights(file, state=model.state_dict(), quantization=spec.to_dict(), **saved)  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigError, match=rf"calibrated\.pt: calibration: backbone\.stem\..*{kind}_quantizer: .*not finite"
+    ):
+        load_model(file)
+
+
+@pytest.mark.parametrize("value", [[], {"bits": "8"}, {"percentile": 10**400}, {"skip": "neck.*"}, {"more": 1}])
+def test_a_specification_of_something_else_is_refused(value: object, tmp_path: Path) -> None:
+    config = load_config("yolov6n", ["model.width_multiple=0.0625", "model.depth_multiple=0.1"])
+    file = tmp_path / "calibrated.pt"
+    saved = {"config": config.model_dump(mode="json"), "names": ["a", "b"], "metrics": {}, "epoch": 0}
+    state = build_model(config.model, 2).state_dict()
+    write_weights(file, state=state, quantization=value, **saved)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"calibrated\.pt: .*quantisation|calibrated\.pt: quantization"):
+        load_model(file)

@@ -103,7 +103,9 @@ class Agreement:
             f"boxes differ by at most {self.boxes:.1e} of the image's side ({self.boxes_db:.1f} dB SQNR), "
             f"scores by {self.scores:.1e} ({self.scores_db:.1f} dB{' of logits' if self.tolerance.of_logits else ''})"
         )
-        return text if self.detections is None else f"{text}; {self.detections} detections are the library's"
+        if self.detections is not None:
+            text += f"; all {self.detections} detections are those of the library"
+        return text
 
 
 def quantized_tolerance(from_float: Agreement) -> Tolerance:

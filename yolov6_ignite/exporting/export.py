@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from yolov6_ignite.checkpoint import write_atomically
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.exporting.check import (
     QUANTIZED,
@@ -20,6 +21,7 @@ from yolov6_ignite.exporting.check import (
     compare,
     quantized_tolerance,
 )
+from yolov6_ignite.exporting.drafts import Drafts, drafts_of
 from yolov6_ignite.exporting.graphs import DetectionGraph, EndToEndGraph, ExportGraph, RawLevelGraph, TensorRTGraph
 from yolov6_ignite.exporting.metadata import build_metadata
 from yolov6_ignite.exporting.nms_operator import PLUGIN, plugin_attributes, split_at_plugin
@@ -35,6 +37,8 @@ from yolov6_ignite.quantization import QuantizationSpec, set_mode
 from yolov6_ignite.weights import Weights
 
 __all__ = ["Exported", "export_model"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -77,16 +81,24 @@ def export_model(weights: Weights, path: Path, settings: ExportSettings, *, imag
         images: a folder of images for the comparison; noise without.
 
     Raises:
-        ConfigError: something that the settings ask for is impossible, or the file is there already.
-        ExportMismatchError: the file was written, but its outputs are not the model's.
+        ConfigError: something that the settings ask for is impossible, the weights give numbers that are not finite,
+            or a file of that name is there already or cannot be written.
+        ExportMismatchError: the file's outputs are not the model's; it is kept as ``x.onnx.failed``.
     """
     settings.require_possible()
     files = (path, openvino_weights(path)) if settings.format == "openvino" else (path,)
-    for file in files:
-        if file.exists():
-            raise ConfigError(f"{file}: is there already; choose another name or remove it")
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: there is no folder {path.parent}; make it first")
+    with drafts_of(files) as drafts:
+        try:
+            done = _export(weights, drafts, settings, images)
+        except ExportMismatchError as error:
+            kept = ", ".join(map(str, drafts.keep_failed()))
+            raise ExportMismatchError(f"{path}: is not usable: {error}; it is kept as {kept}") from error
+        drafts.publish()
+    return done
+
+
+def _export(weights: Weights, drafts: Drafts, settings: ExportSettings, images: Path | None) -> Exported:
+    """Makes the files and checks them, before they have their names."""
     quantization = settings.quantization_of(weights.quantization)
     built = weights.build()
     model = built.deploy() if quantization is None else quantized_for(built, quantization)
@@ -95,16 +107,19 @@ def export_model(weights: Weights, path: Path, settings: ExportSettings, *, imag
     settings = replace(settings, image_size=settings.image_size or default)
     size = settings.require_image_size(model.size_multiple)
     sizes = [size]
-    if settings.dynamic_size:
+    if settings.any_size:
         sizes.append((size[0] + model.size_multiple, size[1] + 2 * model.size_multiple))
     batch_sizes = [1, 3] if settings.batch_size is None else [settings.batch_size]
     batches = sample_batches(batch_sizes, sizes, images)
 
     reference = (RawLevelGraph if settings.raw_levels else DetectionGraph)(model).eval()
+    _require_finite(weights, reference, batches[0])
+    logger.info("%s: exporting, then running the file beside the model ...", drafts.files[0])
     exported = copy.deepcopy(model) if quantization is None else with_exported_quantizers(model, half=settings.half)
     graph = _graph(exported, settings, settings.thresholds(weights.config.eval)).eval()
     if settings.half and settings.format != "openvino":
         graph.half()
+    made = drafts.paths[0]
     metadata = build_metadata(graph, weights.config, settings, size, quantization)
     openvino = settings.format == "openvino"
     if settings.format == "torchscript":
@@ -113,24 +128,24 @@ def export_model(weights: Weights, path: Path, settings: ExportSettings, *, imag
         inside = {} if openvino else metadata  # OpenVINO would keep the ONNX file's, in a place of its own
         content = build_onnx(graph, settings, size, inside, quantization).SerializeToString()
     if openvino:
-        write_openvino(path, content, metadata, half=settings.half)
+        write_openvino(made, content, metadata, half=settings.half)
     else:
-        write_atomically(path, lambda file: file.write(content))
+        drafts.write(content)
     from_float = unoptimized = None
     if quantization is None:
-        agreement = _checked(path, graph, reference, settings, batches)
+        agreement = _checked(made, graph, reference, settings, batches)
     else:
         set_mode(built, "off")
         floating = type(reference)(built).eval()
         from_float = compare(reference, reference, floating, batches, tolerance=QUANTIZED)
         if not openvino:
             plain = QUANTIZED_FAST if settings.half else quantized_tolerance(from_float)
-            unoptimized = _checked(path, graph, reference, settings, batches, plain, optimized=False)
-        agreement = _checked(path, graph, reference, settings, batches, QUANTIZED_FAST)
+            unoptimized = _checked(made, graph, reference, settings, batches, plain, optimized=False)
+        agreement = _checked(made, graph, reference, settings, batches, QUANTIZED_FAST)
     count = 4 if isinstance(graph, EndToEndGraph) else len(graph.output_names)
     return Exported(
-        path=path,
-        files=files,
+        path=drafts.files[0],
+        files=drafts.files,
         image_size=size,
         size_multiple=model.size_multiple,
         input_type=graph.input_type,
@@ -140,6 +155,13 @@ def export_model(weights: Weights, path: Path, settings: ExportSettings, *, imag
         from_float=from_float,
         quantization=quantization,
     )
+
+
+def _require_finite(weights: Weights, reference: ExportGraph, images: Tensor) -> None:
+    with torch.no_grad():
+        outputs = reference(images.float() / 255)
+    if not all(bool(output.isfinite().all()) for output in outputs):
+        raise ConfigError(f"{weights.path}: the weights give numbers that are not finite; give others")
 
 
 def _checked(
@@ -156,13 +178,15 @@ def _checked(
     try:
         run = _runner(path, graph, settings, optimized=optimized)
         agreement = compare(graph, reference, run, batches, half=settings.half, tolerance=tolerance)
-    except ExportMismatchError as error:
-        raise ExportMismatchError(f"{path}: is written, but not usable: {error}") from error
+    except ConfigError as error:  # of a runtime that cannot open the file
+        raise ExportMismatchError(str(error).removeprefix(f"{path}: ").replace(str(path), path.name)) from error
     if not agreement.good:
         how = "" if optimized else " (run without onnxruntime's optimisation)"
+        given = {"--half": settings.half, "--simplify": settings.simplify, "--opset": settings.opset is not None}
+        options = ", ".join(option for option, is_given in given.items() if is_given)
         raise ExportMismatchError(
-            f"{path}: is written, but its outputs are not the model's{how}: {agreement}; tolerated are "
-            f"{agreement.tolerance}; try without --half and --simplify, or another --opset"
+            f"its outputs are not the model's{how}: {agreement}; tolerated are {agreement.tolerance}"
+            + (f"; try without {options}" if options else "")
         )
     return agreement
 
@@ -181,7 +205,7 @@ def _runner(
 ) -> Callable[[Tensor], list[Tensor]]:
     """The file as a function; of an end-to-end file also the predictions, from its twin that has them."""
     if settings.format == "torchscript":
-        return run_torchscript(path.read_bytes())
+        return run_torchscript(path.read_bytes(), path)
     if isinstance(graph, TensorRTGraph):
         before, attributes = split_at_plugin(path.read_bytes())
         if attributes != (wanted := plugin_attributes(graph.thresholds)):

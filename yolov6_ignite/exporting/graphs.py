@@ -30,10 +30,12 @@ class ExportGraph(nn.Module):
 
     Attributes:
         kind: what the outputs are, for the file's metadata.
+        layout: of the outputs, in words, for the same.
         output_names: their names in the file.
     """
 
     kind = ""
+    layout = ""
     output_names: tuple[str, ...] = ()
 
     def __init__(self, model: Detector, *, preprocess: bool = False) -> None:
@@ -66,6 +68,10 @@ class DetectionGraph(ExportGraph):
     """What the detector gives in eval mode: ``outputs`` (batch, anchors, 5 + classes)."""
 
     kind = "predictions"
+    layout = (
+        "(batch, anchors, 5 + classes): centre x, centre y, width, height in pixels of the input, 1, class "
+        "probabilities; not suppressed"
+    )
     output_names: tuple[str, ...] = ("outputs",)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -90,6 +96,10 @@ class SuppressingGraph(DetectionGraph):
     """
 
     kind = "end2end"
+    layout = (
+        "num_dets (batch, 1); det_boxes (batch, room, 4): x1, y1, x2, y2 in pixels of the input; det_scores and "
+        "det_classes (batch, room); the best first, rows from num_dets on are empty; classes are suppressed separately"
+    )
     output_names: tuple[str, ...] = ("num_dets", "det_boxes", "det_scores", "det_classes")
 
     def __init__(self, model: Detector, thresholds: Thresholds, *, preprocess: bool = False) -> None:
@@ -153,6 +163,10 @@ class RawLevelGraph(ExportGraph):
     """
 
     kind = "raw-levels"
+    layout = (
+        "(batch, classes + 4, height, width) a level: class probabilities; distances in strides from the middle of the "
+        "cell to the left, top, right and bottom side"
+    )
 
     def __init__(self, model: Detector, *, preprocess: bool = False) -> None:
         super().__init__(model, preprocess=preprocess)

@@ -19,6 +19,20 @@ from yolov6_ignite.quantization import QuantizationSpec
 __all__ = ["build_metadata", "read_metadata"]
 
 PRODUCER = "yolov6-ignite"
+STRUCTURED = {
+    "names",
+    "stride",
+    "strides",
+    "size_multiple",
+    "image_size",
+    "dynamic_size",
+    "batch_size",
+    "half",
+    "quantization",
+    "preprocessing",
+    "thresholds",
+}
+"""Whose text is JSON."""
 
 
 def build_metadata(
@@ -47,18 +61,20 @@ def build_metadata(
         "dtype": str(graph.input_dtype).removeprefix("torch."),
         "layout": "NCHW",
         "letterbox": PAD_VALUE,
+        "resize": "linear, keeping the aspect ratio, small images enlarged; the image in the middle",
     }
     return {
         "producer": PRODUCER,
         "version": __version__,
         "model": config.model.type,
         "outputs": graph.kind,
+        "layout": graph.layout,
         "names": json.dumps(model.names),
         "stride": str(model.stride),
         "strides": json.dumps(model.strides),
         "size_multiple": str(model.size_multiple),
         "image_size": json.dumps(image_size),
-        "dynamic_size": json.dumps(settings.dynamic_size),
+        "dynamic_size": json.dumps(settings.any_size),
         "batch_size": json.dumps(settings.batch_size),
         "half": json.dumps(settings.half),
         "quantization": json.dumps(None if quantization is None else quantization.to_dict()),
@@ -66,8 +82,24 @@ def build_metadata(
         "thresholds": json.dumps(
             {"conf": thresholds.conf, "iou": thresholds.iou, "max_detections": thresholds.max_detections}
         ),
-        "config": config.model_dump_json(),
+        "config": _without_paths(config).model_dump_json(),
     }
+
+
+def _without_paths(config: Config) -> Config:
+    """What evaluation needs, and not where the run was: its data set is the only path that stays."""
+    fresh = Config(model=config.model)
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"scales": None}),
+            "train": config.train.model_copy(
+                update={key: getattr(fresh.train, key) for key in ("weights", "output_dir", "resume")}
+            ),
+            "distill": fresh.distill,
+            "quant": fresh.quant,  # the file's own quantisation stands beside it
+            "handlers": fresh.handlers,
+        }
+    )
 
 
 def read_metadata(name: str, metadata: Mapping[str, str]) -> tuple[dict[str, Any], Config]:
@@ -82,11 +114,11 @@ def read_metadata(name: str, metadata: Mapping[str, str]) -> tuple[dict[str, Any
     """
     if metadata.get("producer") != PRODUCER:
         raise ConfigError(f"{name}: was not exported by this project; give a file that yolov6-ignite export wrote")
-    plain = {"producer", "version", "model", "outputs", "config"}
     try:
-        values = {key: value if key in plain else json.loads(value) for key, value in metadata.items()}
+        values = {key: json.loads(value) if key in STRUCTURED else value for key, value in metadata.items()}
         config = Config.model_validate_json(values["config"])
         names, strides, size_multiple = values["names"], values["strides"], values["size_multiple"]
+        values["outputs"]
     except (ValueError, KeyError, ValidationError) as error:
         raise ConfigError(f"{name}: its metadata is not of this version; export the weights again") from error
     lists = isinstance(names, list) and isinstance(strides, list) and strides

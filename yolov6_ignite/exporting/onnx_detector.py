@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -9,12 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from yolov6_ignite.config import Config
+from yolov6_ignite.config_file import apply_overrides
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.exporting.graphs import DetectionGraph
 from yolov6_ignite.exporting.metadata import read_metadata
 from yolov6_ignite.exporting.runtimes import OnnxSession
 
 __all__ = ["OnnxDetector", "load_onnx_detector"]
+
+logger = logging.getLogger(__name__)
 
 
 class OnnxDetector(nn.Module):
@@ -24,7 +28,7 @@ class OnnxDetector(nn.Module):
         path: a file that ``yolov6-ignite export`` wrote.
 
     Attributes:
-        config: what the model was trained with.
+        config: what the model was trained with; of a file of one image size, evaluated on images of that size.
         names: class names.
         num_classes: their number.
         strides: of every level in pixels.
@@ -39,12 +43,13 @@ class OnnxDetector(nn.Module):
         super().__init__()
         self._path = path
         self._session = OnnxSession(path, path)
-        values, self.config = read_metadata(str(path), self._session.metadata)
+        values, config = read_metadata(str(path), self._session.metadata)
         if values["outputs"] != DetectionGraph.kind:
             raise ConfigError(
                 f"{path}: gives {values['outputs']}, which cannot be evaluated; "
                 "export without --end2end and --raw-levels"
             )
+        self.config = self._fitted(config)
         self.names: list[str] = values["names"]
         self.num_classes = len(self.names)
         self.strides: list[int] = values["strides"]
@@ -85,6 +90,15 @@ class OnnxDetector(nn.Module):
         self._require_evaluable(config)
         return torch.device("cpu")
 
+    def _fitted(self, config: Config) -> Config:
+        _, _, height, width = self._session.image_shape
+        if height is None or width is None:
+            return config
+        logger.warning("%s: takes images of %d x %d px only: no rectangles fitted to them", self._path, height, width)
+        square = height == width
+        size = {"eval.image_size": height} if square else {"eval.image_size": None, "data.image_size": [height, width]}
+        return apply_overrides(config, {"eval.rect": False, **size})
+
     def _require_evaluable(self, config: Config) -> None:
         if config.eval.loss:
             raise ConfigError(f"{self._path}: has no raw predictions for the loss; add eval.loss=false")
@@ -95,11 +109,9 @@ class OnnxDetector(nn.Module):
         size = config.data.height_width if given is None else (given, given)
         varies = config.eval.rect and size[0] == size[1]
         if varies or size != (height, width):
-            wanted = f"data.image_size=[{height},{width}]"
-            if height == width:
-                wanted = f"eval.rect=false eval.image_size={height}"
             raise ConfigError(
-                f"{self._path}: takes images of {height} x {width} px only; add {wanted}, or export with --dynamic-size"
+                f"{self._path}: takes images of {height} x {width} px only; leave eval.rect and sizes away, or export "
+                "with --dynamic-size"
             )
 
 

@@ -79,7 +79,6 @@ def build_onnx(
     if made != opset:
         raise ConfigError(f"--opset: {opset} cannot be made of this model, only {made}; choose {OPSETS[0]}")
     _drop_traces(model)
-    _name_dimensions(model, settings)
     if quantization is not None:
         for_onnxruntime = quantization.target == "onnxruntime"
         if for_onnxruntime:
@@ -87,6 +86,7 @@ def build_onnx(
         merge_quantizers(model, around_moves=for_onnxruntime)
     if settings.simplify:
         model = _simplified(model)
+    _name_dimensions(model, settings)
     if isinstance(graph, EndToEndGraph):
         _drop_output(model, PREDICTIONS)
     model.producer_name, model.producer_version = "yolov6-ignite", __version__
@@ -115,11 +115,15 @@ def _drop_output(model: ModelProto, name: str) -> None:
 
 
 def _drop_traces(model: ModelProto) -> None:
-    """Drops the exporter's notes on every node: more bytes than a small model's weights, and paths of this machine."""
+    """Drops the exporter's notes: more bytes than a small model's weights, and paths of this machine."""
     graph = model.graph
     for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer, graph):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
+    constants = {item.name for item in graph.initializer}
+    notes = [note for note in graph.value_info if note.name not in constants]  # initialisers have their own types
+    del graph.value_info[:]
+    graph.value_info.extend(notes)
 
 
 def _name_dimensions(model: ModelProto, settings: ExportSettings) -> None:

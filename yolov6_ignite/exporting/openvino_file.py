@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolov6_ignite.checkpoint import write_atomically
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.exporting.packages import require_packages
 
@@ -35,7 +33,7 @@ def openvino_weights(path: Path) -> Path:
 
 
 def write_openvino(path: Path, onnx_content: bytes, metadata: Mapping[str, str], *, half: bool = False) -> None:
-    """Converts an ONNX model; each of the two files is whole or absent, the graph's comes last.
+    """Converts an ONNX model; what is there already is replaced.
 
     Args:
         path: of the graph, ``x.xml``; the weights go to ``x.bin``.
@@ -48,7 +46,6 @@ def write_openvino(path: Path, onnx_content: bytes, metadata: Mapping[str, str],
     """
     import openvino
 
-    weights = openvino_weights(path)
     try:
         model = openvino.Core().read_model(onnx_content)
     except RuntimeError as error:
@@ -57,17 +54,11 @@ def write_openvino(path: Path, onnx_content: bytes, metadata: Mapping[str, str],
     for key, value in metadata.items():
         model.set_rt_info(value, [SECTION, key])
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
-            made = Path(folder) / path.name
-            openvino.save_model(model, made, compress_to_fp16=half)
-            _move(openvino_weights(made), weights)
-            try:
-                _move(made, path)
-            except ConfigError:
-                weights.unlink(missing_ok=True)
-                raise
+        openvino.save_model(model, path, compress_to_fp16=half)
     except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{path}: cannot be written ({_reason(error)}); choose another folder") from error
+        raise ConfigError(
+            f"{path}: cannot be written ({_reason(error)}); free some space or choose another folder"
+        ) from error
 
 
 class OpenVINOSession:
@@ -134,11 +125,6 @@ def _suppress_as_onnx_does(model: openvino.Model) -> None:
             given = np.asarray(threshold.get_source_output().get_node().get_data(), np.float32)
             above = np.maximum(np.nextafter(given, np.float32(np.inf)), np.finfo(np.float32).tiny)
             threshold.replace_source_output(opset1.constant(above).output(0))
-
-
-def _move(made: Path, path: Path) -> None:
-    """Like a rename, but on disk before it has the name."""
-    write_atomically(path, lambda file: file.write(made.read_bytes()))
 
 
 def _reason(error: Exception) -> str:

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from yolov6_ignite.models import Detector
 from yolov6_ignite.quantization import QuantizationSpec, TensorQuantizer, configure_quantizers, fold_batch_norms
+from yolov6_ignite.quantization.layers import QuantConv2d, QuantConvTranspose2d
+from yolov6_ignite.quantization.quantizer import SMALLEST_AMAX
 
 __all__ = ["QuantizeDequantize", "quantized_for", "with_exported_quantizers"]
 
+MOST_BIAS = 2.0**30  # of the largest integer of 32 bits, half: products are added to it
 SMALLEST_HALF = 2.0**-24  # above 0; a scale of 0 would give numbers that are not finite
 
 
@@ -54,7 +57,24 @@ def quantized_for(model: Detector, spec: QuantizationSpec) -> Detector:
     """
     model = copy.deepcopy(model)
     configure_quantizers(model, spec)
-    return fold_batch_norms(model)
+    model = fold_batch_norms(model)
+    _fit_biases(model)
+    return model
+
+
+def _fit_biases(model: Detector) -> None:
+    """Gives channels whose weights are next to nothing beside their bias a coarser grid.
+
+    Runtimes round a bias to an integer of 32 bits, in units of the input's scale times the weight's. What such a
+    channel gives is its bias, whatever its weights are rounded to.
+    """
+    for layer in model.modules():
+        if not isinstance(layer, (QuantConv2d, QuantConvTranspose2d)) or layer.bias is None:
+            continue
+        unit = layer.input_quantizer.grid().scale * MOST_BIAS
+        weights = layer.weight_quantizer
+        per_scale = weights.amax.clamp_min(SMALLEST_AMAX) / weights.grid().scale
+        weights.amax.copy_(torch.maximum(weights.amax, layer.bias.abs().float() / unit * per_scale))
 
 
 def with_exported_quantizers(model: Detector, *, half: bool = False) -> Detector:

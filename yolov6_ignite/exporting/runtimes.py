@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from yolov6_ignite.errors import ConfigError
+from yolov6_ignite.exporting.nms_operator import PLUGIN
 from yolov6_ignite.exporting.packages import require_packages
 
 __all__ = ["OnnxSession", "run_torchscript"]
@@ -50,7 +51,10 @@ class OnnxSession:
                 source if isinstance(source, bytes) else str(source), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # onnxruntime has no common class of its errors
-            raise ConfigError(f"{name}: onnxruntime cannot run it ({str(error).splitlines()[0]})") from error
+            reason = str(error).splitlines()[0]
+            if PLUGIN in reason:
+                reason = f"only TensorRT has {PLUGIN}; export without --end2end tensorrt"
+            raise ConfigError(f"{name}: onnxruntime cannot run it ({reason})") from error
         self._input = self._session.get_inputs()[0]
         self.image_shape = tuple(side if isinstance(side, int) else None for side in self._input.shape)
         self.output_names = tuple(output.name for output in self._session.get_outputs())
@@ -67,15 +71,22 @@ class OnnxSession:
         return [torch.from_numpy(output) for output in self._session.run(None, {self._input.name: images.numpy()})]
 
 
-def run_torchscript(content: bytes) -> Callable[[Tensor], list[Tensor]]:
+def run_torchscript(content: bytes, name: str | Path) -> Callable[[Tensor], list[Tensor]]:
     """A TorchScript file as a function from images to tensors.
 
     Args:
         content: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        ConfigError: torch cannot load it.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        module = torch.jit.load(io.BytesIO(content), map_location="cpu")
+        try:
+            module = torch.jit.load(io.BytesIO(content), map_location="cpu")
+        except RuntimeError as error:
+            raise ConfigError(f"{name}: torch cannot load it ({str(error).splitlines()[0]})") from error
 
     def run(images: Tensor) -> list[Tensor]:
         with torch.no_grad():

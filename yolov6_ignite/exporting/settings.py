@@ -13,7 +13,7 @@ from yolov6_ignite.quantization.spec import Target
 
 __all__ = ["OPSETS", "ExportSettings", "Thresholds"]
 
-OPSETS = range(18, 26)  # the exporter makes 18; converting to an older one loses operators
+OPSETS = range(18, 23)  # the exporter makes 18; older ones lose operators, newer ones need another file version
 QUANTIZED_HALF = 19  # before it, QuantizeLinear takes fp32 only
 SIGNED_OPSETS = range(18, 21)  # onnxruntime 1.32 makes unsigned zero points of signed ones, which later sets refuse
 INTEGER_BITS = 8  # of every runtime
@@ -41,8 +41,8 @@ class ExportSettings:
     Attributes:
         format: of the file.
         image_size: (height, width) in pixels; None is the size that the model is evaluated at.
-        batch_size: fixed number of images, None for any.
-        dynamic_size: take images of any size whose sides are multiples of the model's, too.
+        batch_size: fixed number of images, None for any; not of TorchScript, which takes any.
+        dynamic_size: take images of any size whose sides are multiples of the model's, too; TorchScript always does.
         half: weights, input and inner values in half precision; of OpenVINO the weights only.
         simplify: fold and fuse nodes with onnxslim.
         preprocess: take BGR images in uint8, 0 to 255, and convert them in the graph.
@@ -70,6 +70,11 @@ class ExportSettings:
     opset: int | None = None
     target: Target | None = None
 
+    @property
+    def any_size(self) -> bool:
+        """Whether the file takes images of any size."""
+        return self.dynamic_size or self.format == "torchscript"
+
     def require_possible(self) -> None:
         """Refuses combinations that no file can be made of, and missing packages.
 
@@ -83,6 +88,7 @@ class ExportSettings:
                 ("--end2end tensorrt", self.end2end == "tensorrt"),
                 ("--end2end", self.end2end is not None and self.format != "openvino"),
                 ("--target", self.target is not None and self.format != "openvino"),
+                ("--batch-size", self.batch_size is not None and self.format != "openvino"),
             ):
                 if given:
                     raise ConfigError(f"{option}: is of --format onnx, not of {self.format}; leave it away")

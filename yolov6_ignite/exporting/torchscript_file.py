@@ -6,6 +6,7 @@ import io
 import json
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ METADATA_FILE = "metadata.json"
 
 
 def build_torchscript(graph: ExportGraph, image_size: tuple[int, int], metadata: Mapping[str, str]) -> bytes:
-    """Traces a graph; any batch size can be given to the result.
+    """Traces a graph; images of any number and size can be given to the result, on the device that it is loaded to.
 
     Args:
         graph: in eval mode, in the precision that the file is to have.
@@ -32,5 +33,24 @@ def build_torchscript(graph: ExportGraph, image_size: tuple[int, int], metadata:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # every Python number in the graph is reported; the check shows what matters
         traced = torch.jit.trace(graph, (images,), check_trace=False)
+        _follow_images(traced)
         torch.jit.save(traced, buffer, _extra_files={METADATA_FILE: json.dumps(dict(metadata))})
     return buffer.getvalue()
+
+
+def _follow_images(traced: torch.jit.ScriptModule) -> None:
+    """Lets new tensors, as anchors are, be made where the inputs are; a trace has the device that it was made on."""
+    for module in traced.modules():
+        try:
+            graph: Any = module.graph
+        except RuntimeError:
+            continue  # it has no graph: its parts are called, and not itself
+        for node in graph.findAllNodes("prim::Constant"):
+            if node.output().type().kind() != "DeviceObjType":
+                continue
+            tensor = next(value for value in graph.inputs() if value.type().kind() == "TensorType")
+            device = graph.create("prim::device", [tensor])
+            device.output().setType(node.output().type())
+            device.insertBefore(node)
+            node.output().replaceAllUsesWith(device.output())
+            node.destroy()

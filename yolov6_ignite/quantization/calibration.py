@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,8 @@ from yolov6_ignite.quantization.quantizer import TensorQuantizer
 from yolov6_ignite.quantization.spec import QuantizationSpec
 
 __all__ = ["Calibrator", "calibrate", "calibrate_weights", "check_calibrated", "check_trainable"]
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 3  # names in a message
 GET_CALIBRATED = (
@@ -76,7 +79,8 @@ class Calibrator:
         """Gives every quantiser its range and turns all of them on; modes of modules are as before the begin.
 
         Raises:
-            ConfigError: no rank counted an image, or a range is 0 or not finite; everything is as before the begin.
+            ConfigError: no rank counted an image, or the ranges cannot be used (:func:`check_calibrated`); everything
+                is as before the begin.
             RuntimeError: it has not begun.
         """
         if self._before is None:
@@ -93,6 +97,9 @@ class Calibrator:
                 raise
         self._end()
         set_mode(self.model, "quantize")
+        dead = _without_range(self.model)
+        if dead:
+            logger.warning("calibration: 0 on all images, and from now on on others too: %s", ", ".join(dead))
 
     def abort(self) -> None:
         """Makes everything as before the begin; nothing where it has not begun, or has ended."""
@@ -157,24 +164,26 @@ def calibrate_weights(model: nn.Module) -> None:
 
 
 def check_calibrated(model: nn.Module) -> None:
-    """Verifies that every quantiser that counts has a range; a weight may have channels that are 0.
+    """Verifies that a model is calibrated; a channel of a weight, or a map, may have been 0 everywhere.
 
     Raises:
-        ConfigError: the range of a quantiser is 0 or not finite; names the first ones.
+        ConfigError: a range is negative or not finite, or that of the first map is 0; names the first ones.
         ValueError: the model has no quantisers.
     """
     used = [(name, quantizer) for name, quantizer in quantizers(model) if quantizer.enabled]
     if not used:
         raise ValueError("the model has no quantisers; insert them first")
-    infinite = [name for name, quantizer in used if not bool(quantizer.amax.isfinite().all())]
-    if infinite:
-        raise ConfigError(f"calibration: {_some(infinite)}: values that are not finite; check the weights")
-    empty = [name for name, quantizer in used if quantizer.kind != "weight" and float(quantizer.amax) <= 0]
-    if empty:
-        raise ConfigError(
-            f"calibration: {_some(empty)}: no value other than 0 was seen; calibrate with real images, or skip the "
-            "layer if its input is always 0"
-        )
+    wrong = [name for name, quantizer in used if not bool((quantizer.amax.isfinite() & (quantizer.amax >= 0)).all())]
+    if wrong:
+        raise ConfigError(f"calibration: {_some(wrong)}: values that are not finite; check the weights")
+    first = next((name for name, quantizer in used if quantizer.kind != "weight"), None)
+    if first in _without_range(model):
+        raise ConfigError(f"calibration: {first}: no value other than 0 was seen; calibrate with real images")
+
+
+def _without_range(model: nn.Module) -> list[str]:
+    """Maps that were 0 everywhere: dead activations, which quantisation leaves at 0."""
+    return [name for name, q in quantizers(model) if q.enabled and q.kind != "weight" and float(q.amax) == 0]
 
 
 def check_trainable(model: nn.Module) -> None:

@@ -100,7 +100,8 @@ class TensorQuantizer(nn.Module):
             # The grid has one number more below 0: without it, the folding of a negative batch norm is exact.
             bound = self.amax.float().reshape(-1, *[1] * (x.dim() - 1 - self.axis))
             values = values.clamp(-bound, bound)
-            rounded = torch.fake_quantize_per_channel_affine(values, scale, zero_point, self.axis, low, high)
+            # Zero points of whole numbers would be looked at on the host, which waits for the device.
+            rounded = torch.fake_quantize_per_channel_affine(values, scale, zero_point.float(), self.axis, low, high)
         return rounded.to(x.dtype)
 
     def extra_repr(self) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
 from yolov6_ignite.errors import ConfigError
@@ -47,7 +46,7 @@ class QuantizationSpec:
     keep_batch_norm: bool = False
 
     def __post_init__(self) -> None:
-        is_number = type(self.percentile) in (int, float) and math.isfinite(self.percentile)
+        is_number = type(self.percentile) in (int, float)
         for key, right, wanted in (
             ("bits", type(self.bits) is int and 2 <= self.bits <= 8, "a whole number in 2..8"),
             ("method", self.method in get_args(Method), f"one of {', '.join(get_args(Method))}"),
@@ -64,6 +63,11 @@ class QuantizationSpec:
     def quantizes_activations(self) -> bool:
         """Whether what layers and activations give is quantised, not only what layers read."""
         return (self.placement or PLACEMENT[self.target]) == "activations"
+
+    def summary(self, layers: Collection[str]) -> str:
+        """In words, with the number of quantised `layers`."""
+        skipped = f"; in floating point: {', '.join(self.skip)}" if self.skip else ""
+        return f"{len(layers)} layers in {self.bits} bits for {self.target}, ranges by {self.method}{skipped}"
 
     def to_dict(self) -> dict[str, Any]:
         """The plain values, as :meth:`from_dict` reads them."""

@@ -64,6 +64,8 @@ def find_weights(name: str | Path) -> Path:
     if path.name not in RELEASED:
         near = difflib.get_close_matches(path.name, RELEASED, n=3, cutoff=ALIKE)
         hint = f"did you mean {', '.join(near)}?" if near else f"official files: {', '.join(sorted(RELEASED))}"
+        if not near and len(path.parts) > 1:
+            hint = _beside(path)
         raise ConfigError(f"{path}: there is no such weight file; {hint}")
     cached = user_cache_dir() / "weights" / path.name
     if len(path.parts) > 1:
@@ -73,6 +75,15 @@ def find_weights(name: str | Path) -> Path:
     else:
         _download(f"{RELEASE_FOLDER}/{RELEASED[path.name]}/{path.name}", cached)
     return cached
+
+
+def _beside(path: Path) -> str:
+    """What is in the folder that a file is not in."""
+    there = sorted(other.name for other in path.parent.glob("*.pt"))
+    if not there:
+        return f"there is no .pt in {path.parent}" if path.parent.is_dir() else f"there is no folder {path.parent}"
+    near = difflib.get_close_matches(path.name, there, n=1)
+    return f"did you mean {path.with_name(near[0])}?" if near else f"there are {', '.join(there)}"
 
 
 def _check(path: Path) -> None:

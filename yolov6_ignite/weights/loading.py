@@ -36,6 +36,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+EXPORTED = (".bin", ".engine", ".onnx", ".torchscript", ".xml")
 TRAINING_ONLY = ("_preds_ab.", "_preds_dist.")  # branches of the head that detection does not use
 
 
@@ -152,8 +153,10 @@ def load_matching_weights(model: nn.Module, weights: str | Path) -> None:
     Raises:
         ConfigError: the file holds no weights, or less than half of the model is in it: it is of another model.
     """
-    given = read_weights(weights).state
-    own = model.state_dict()
+    read = read_weights(weights)
+    if read.quantization is not None:
+        raise ConfigError(f"train.weights: {weights} is quantised; give the weights that it was made from")
+    given, own = read.state, model.state_dict()
     taken = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
     if 2 * len(taken) < len(own):
         raise ConfigError(
@@ -167,8 +170,11 @@ def load_matching_weights(model: nn.Module, weights: str | Path) -> None:
             logger.warning("train.weights: %d entries %s: %s", len(keys), title, ", ".join(sorted(keys)))
 
 
-def load_trained_weights(model: nn.Module, weights: str | Path) -> None:
+def load_trained_weights(model: nn.Module, weights: str | Path) -> Weights:
     """Gives a model all of its weights; what the file has for training only is left out.
+
+    Returns:
+        What the file holds.
 
     Raises:
         ConfigError: the file holds no float weights, or those of another network.
@@ -181,11 +187,15 @@ def load_trained_weights(model: nn.Module, weights: str | Path) -> None:
     wrong = [key for key in own.keys() | given.keys() if key not in own or key not in given]
     wrong += [key for key in own.keys() & given.keys() if own[key].shape != given[key].shape]
     if wrong:
+        advice = "choose the recipe and the data set that it was trained with"
+        if len(given) < len(read.state) and all("reg_preds." in key for key in wrong):
+            advice = "its distances are direct ones; set model.head.use_dfl: false and model.head.reg_max: 0"
         raise ConfigError(
             f"train.weights: {weights} is of another network or number of classes: {len(wrong)} of {len(own)} entries "
-            f"do not fit ({_some(wrong)}); choose the recipe and the data set that it was trained with"
+            f"do not fit ({_some(wrong)}); {advice}"
         )
     model.load_state_dict(given)
+    return read
 
 
 def read_weights(weights: str | Path, *, recipe: str | Path | None = None) -> Weights:
@@ -194,6 +204,8 @@ def read_weights(weights: str | Path, *, recipe: str | Path | None = None) -> We
     Arguments and errors are those of :func:`load_model`.
     """
     path = find_weights(weights)
+    if path.suffix.lower() in EXPORTED:
+        raise ConfigError(f"{path}: is an exported file; give the checkpoint (.pt) that it was made from")
     content = read_archive(path)
     if not is_checkpoint(content):
         return _read_official(path, content, recipe)
