@@ -107,6 +107,13 @@ def test_a_file_of_fixed_shape(trained: Path, tmp_path: Path, capsys: pytest.Cap
         assert message in capsys.readouterr().err
 
 
+def test_a_file_of_a_fixed_rectangle(trained: Path, tmp_path: Path) -> None:
+    file = exported(trained, tmp_path / "fixed.onnx", "--image-size", "64", "96")
+    rectangle = ("data.image_size=[64,96]", "eval.rect=false")
+    found, expected = evaluated(file, tmp_path), evaluated(trained, tmp_path, *rectangle)
+    assert found["mAP@0.50:0.95"] == pytest.approx(expected["mAP@0.50:0.95"], abs=1e-3)
+
+
 def test_files_that_are_no_detectors_are_refused(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
