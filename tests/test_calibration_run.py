@@ -163,7 +163,7 @@ def test_too_few_images_are_all_used_and_that_is_said(
 ) -> None:
     with caplog.at_level(logging.INFO, "yolov6_ignite"):
         run = build(tiny_recipe, ptq("quant.batches=40", "quant.method=max"))
-    assert "quant.batches: 40 of 2 images are wanted; all 10 training images are used" in caplog.text
+    assert "quant.batches: 40 batches of 2 images are wanted; all 10 training images are used" in caplog.text
     assert sum(len(batch.images) for batch in run.loader) == 10
 
 
@@ -234,7 +234,9 @@ def test_bad_input_is_one_message_and_leaves_no_folder(
     assert not (tmp_path / "runs").exists()
 
 
-def test_weights_of_other_classes_or_activations_are_refused(tiny_recipe: Path, ptq: Overrides, tmp_path: Path) -> None:
+def test_weights_of_other_classes_or_activations(
+    tiny_recipe: Path, ptq: Overrides, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     config = load_config(tiny_recipe, ["model.training_mode=conv_silu"])
     state = build_model(config.model, 2).state_dict()
 
@@ -243,8 +245,12 @@ def test_weights_of_other_classes_or_activations_are_refused(tiny_recipe: Path, 
         write_weights(file, state=state, config=config.model_dump(mode="json"), names=names, metrics={}, epoch=3)
         return f"train.weights={file}"
 
-    with pytest.raises(ConfigError, match="has the classes green, blue, the data set blue, green"):
+    with pytest.raises(ConfigError, match="has the class 0 as 'green', the data set as 'blue': another order"):
         build(tiny_recipe, [*ptq(), "model.training_mode=conv_silu", weights(["green", "blue"])])
+    for names, told in ((["blue", "lime"], True), (["0", "1"], False)):
+        caplog.clear()
+        build(tiny_recipe, [*ptq(), "model.training_mode=conv_silu", weights(names)])
+        assert ("has the class 1 as 'lime', the data set as 'green'" in caplog.text) == told
     with pytest.raises(ConfigError, match=r"trained with model\.training_mode: conv_silu, not conv_relu"):
         build(tiny_recipe, [*ptq(), "model.training_mode=conv_relu", weights(NAMES)])
 

@@ -47,7 +47,7 @@ from yolov6_ignite.quantization import (
 from yolov6_ignite.random_state import seed_everything
 from yolov6_ignite.run_directory import RunDirectory, choose_run_directory
 from yolov6_ignite.run_files import RunLog, write_stop_reason
-from yolov6_ignite.starting_model import build_calibration_model
+from yolov6_ignite.starting_model import FINE_LR0, build_calibration_model
 from yolov6_ignite.training_data import require_dataset
 
 __all__ = ["CalibrationRun", "build_calibration_run", "create_calibration_engine"]
@@ -126,7 +126,7 @@ class CalibrationRun:
             stack.callback(self.loader.close)
             stack.callback(self._calibrator.abort)
             try:
-                with _ended_by_signals():
+                with _ended_by_signals(self.path):
                     from_rank_zero(lambda: write_text(self.run_dir / "config.yaml", dump_config(self.config)))
                     self._calibrate()
                     if self.config.quant.sensitivity:
@@ -135,15 +135,6 @@ class CalibrationRun:
                 if idist.get_rank() == 0:
                     write_stop_reason(self.run_dir, error.exit_code, str(error))
                 raise
-        logger.info("weights: %s", self.path)
-        if self.spec.bits == INTEGER_BITS:
-            logger.info("next:    %s -m yolov6_ignite.export %s", sys.executable, self.path)
-        logger.info(
-            "or:      the same recipe with quant.mode=qat quant.calibrated=%s train.epochs=10 solver.lr0=%g "
-            "augment.stop_last_n_epochs=3 eval.interval=1",
-            self.path,
-            self.config.solver.lr0 / 16,
-        )
         idist.barrier()  # rank 0 is done with its files: a launcher ends all ranks when one has ended
 
     def _calibrate(self) -> None:
@@ -166,6 +157,18 @@ class CalibrationRun:
                 epoch=0,
                 quantization=self.spec.to_dict(),
             )
+        )
+        self._say_what_next()
+
+    def _say_what_next(self) -> None:
+        lr0 = self.config.solver.lr0
+        logger.info("weights: %s", self.path)
+        if self.spec.bits == INTEGER_BITS:
+            logger.info("next:    %s -m yolov6_ignite.export %s", sys.executable, self.path)
+        logger.info(
+            "or:      the recipe that it was trained with, quant.mode=qat quant.calibrated=%s train.epochs=10 "
+            "solver.lr0=%g augment.stop_last_n_epochs=3 eval.interval=1",
+            *(self.path, lr0 / 16 if lr0 >= FINE_LR0 else lr0),
         )
 
     def _measure_sensitivity(self) -> None:
@@ -205,8 +208,12 @@ def build_calibration_run(config: Config) -> CalibrationRun:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end a calibration at once; there is nothing to resume."""
+def _ended_by_signals(result: Path) -> Iterator[None]:
+    """SIGTERM and Ctrl-C end a calibration at once; there is nothing to resume.
+
+    Args:
+        result: where the calibrated model is written.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -218,7 +225,8 @@ def _ended_by_signals() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        stopped = StoppedError("the calibration was interrupted; start it again")
+        done = f"the sensitivity analysis was interrupted; {result} is complete"
+        stopped = StoppedError(done if result.exists() else "the calibration was interrupted; start it again")
         stopped.on_all_ranks = True
         raise stopped from error
     finally:
@@ -277,7 +285,7 @@ def _calibration_loader(config: Config, index: DatasetIndex, *, pin_memory: bool
     wanted, ranks = config.quant.batches * config.eval.batch_size, idist.get_world_size()
     if len(index) < wanted:
         logger.info(
-            "quant.batches: %d of %d images are wanted; all %d training images are used",
+            "quant.batches: %d batches of %d images are wanted; all %d training images are used",
             *(config.quant.batches, config.eval.batch_size, len(index)),
         )
     chosen = np.random.default_rng(config.train.seed).permutation(len(index))[:wanted]

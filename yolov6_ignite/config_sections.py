@@ -276,7 +276,7 @@ class QuantConfig(Section):
             of_ptq = ("target", "bits", "method", "percentile", "batches", "skip", "most_sensitive", "sensitivity")
             for key in of_ptq:
                 if getattr(self, key) != getattr(default, key):
-                    advice = "the one that wrote quant.calibrated" if self.mode == "qat" else "set that, or remove it"
+                    advice = "remove it" if self.mode == "qat" else "set that, or remove it"
                     raise ValueError(f"{key}: is for quant.mode: ptq; {advice}")
         for key in ("calibrated", "freeze_batch_norm_after"):
             if self.mode != "qat" and getattr(self, key) is not None:

@@ -34,6 +34,6 @@ class NonFiniteError(UserError):
 
 
 class StoppedError(UserError):
-    """The run was stopped by a signal or its time limit and can be resumed (exit code 75)."""
+    """The run was stopped by a signal or its time limit (exit code 75); a training can be resumed."""
 
     exit_code = 75

@@ -87,10 +87,10 @@ def _export(options: argparse.Namespace) -> int:
     )
     settings.require_possible()  # before weights are downloaded
     suffix = SUFFIXES[options.format]
-    output: Path = options.output or Path(options.weights).with_suffix(suffix)
-    if output.suffix != suffix:
-        raise ConfigError(f"--output: {output}: a file of --format {options.format} ends in {suffix}")
+    if options.output is not None and options.output.suffix.lower() != suffix:
+        raise ConfigError(f"--output: {options.output}: a file of --format {options.format} ends in {suffix}")
     weights = read_weights(options.weights)
+    output: Path = options.output or Path(options.weights).with_suffix(suffix)
     done = export_model(weights, output, settings, images=options.images)
     batch = "any" if settings.batch_size is None else settings.batch_size
     height, width = done.image_size

@@ -18,11 +18,12 @@ from yolov6_ignite.optim import BlockScales, freeze, reinitialise, rep_scales
 from yolov6_ignite.quantization import QuantizationSpec, quantized_layers, quantized_model, set_mode
 from yolov6_ignite.weights import Weights, find_weights, load_matching_weights, load_trained_weights, read_weights
 
-__all__ = ["build_calibration_model", "build_starting_model", "find_all_weights"]
+__all__ = ["FINE_LR0", "build_calibration_model", "build_starting_model", "find_all_weights"]
 
 logger = logging.getLogger(__name__)
 
-FINE_LR0 = 0.01  # recipes that fine-tune stay below
+FINE_LR0 = 0.01
+"""Recipes that train from scratch have this learning rate or a larger one; those that fine-tune stay below."""
 
 
 def find_all_weights(config: Config) -> None:
@@ -97,7 +98,7 @@ def build_calibration_model(config: Config, names: list[str]) -> Detector:
             f"train.weights: {path} was trained with model.training_mode: {given.config.model.training_mode}, not "
             f"{config.model.training_mode}; choose the recipe that it was trained with"
         )
-    _require_same_classes(f"train.weights: {path}", given.names, names)
+    _check_classes(f"train.weights: {path}", given.names, names)
     return model.eval()
 
 
@@ -124,7 +125,7 @@ def _quantized(config: Config, model: Detector, resumed: Mapping[str, Any] | Non
             f"quant.calibrated: {read.path} is of another network or number of classes; choose the recipe and the data "
             "set that it was calibrated with"
         )
-    _require_same_classes(f"quant.calibrated: {read.path}", read.names, model.names)
+    _check_classes(f"quant.calibrated: {read.path}", read.names, model.names)
     if config.quant.freeze_batch_norm_after is not None and not spec.keep_batch_norm:
         logger.warning("quant.freeze_batch_norm_after: this network is quantised without batch norms")
     quantized.load_state_dict(given)
@@ -136,7 +137,7 @@ def _quantized(config: Config, model: Detector, resumed: Mapping[str, Any] | Non
         spec.summary(quantized_layers(quantized)),
         "" if accuracy is None else f"; mAP@0.50:0.95 {accuracy:.4f} before this training",
     )
-    if config.solver.lr0 >= read.config.solver.lr0 and config.solver.lr0 > FINE_LR0:
+    if config.solver.lr0 >= read.config.solver.lr0 and config.solver.lr0 >= FINE_LR0:
         logger.warning(
             "solver.lr0: %g is that of a training from scratch, and there is no warm-up: the network will forget what "
             "it knows; try a sixteenth, %g",
@@ -150,13 +151,15 @@ def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {key: value.shape for key, value in state.items()}
 
 
-def _require_same_classes(where: str, given: list[str], names: list[str]) -> None:
-    """Refuses names under which nothing was trained."""
-    if given != names:
-        raise ConfigError(
-            f"{where} has the classes {', '.join(given)}, the data set {', '.join(names)}; choose the data set that it "
-            "was trained on"
-        )
+def _check_classes(where: str, given: list[str], names: list[str]) -> None:
+    """Refuses names in another order, under which others were trained; tells of other names."""
+    if given == names or given == [str(number) for number in range(len(given))]:  # numbers stand for no names
+        return
+    number = next(i for i, pair in enumerate(zip(given, names, strict=True)) if pair[0] != pair[1])
+    text = f"{where} has the class {number} as {given[number]!r}, the data set as {names[number]!r}"
+    if sorted(given) == sorted(names):
+        raise ConfigError(f"{text}: another order; choose the data set that it was trained on")
+    logger.warning("%s; the names of the data set are kept", text)
 
 
 def _calibrated_weights(config: Config) -> tuple[Weights, QuantizationSpec]:

@@ -29,7 +29,7 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the first pass over a large data set 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Trains; returns the exit code (0 done, 2 configuration, 3 data set, 4 non-finite, 5 memory, 75 resumable)."""
+    """Trains; returns the exit code (0 done, 2 configuration, 3 data set, 4 non-finite, 5 memory, 75 stopped)."""
     parser = argparse.ArgumentParser(
         allow_abbrev=False,
         prog="python -m yolov6_ignite.train",

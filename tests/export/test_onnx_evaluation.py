@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from yolov6_ignite import evaluate, export
-from yolov6_ignite.checkpoint import write_weights
+from yolov6_ignite.checkpoint import read_checkpoint, write_checkpoint, write_weights
 from yolov6_ignite.exporting import onnx_detector
 from yolov6_ignite.exporting.runtimes import OnnxSession
 from yolov6_ignite.exporting.sample_images import sample_batches
@@ -108,7 +108,10 @@ def test_a_file_of_fixed_shape(trained: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_a_file_of_a_fixed_rectangle(trained: Path, tmp_path: Path) -> None:
-    file = exported(trained, tmp_path / "fixed.onnx", "--image-size", "64", "96")
+    content = read_checkpoint(trained)
+    content["config"]["data"]["rect"] = True  # trained on rectangles that fit the images
+    write_checkpoint(tmp_path / "rectangles.pt", content)
+    file = exported(tmp_path / "rectangles.pt", tmp_path / "fixed.onnx", "--image-size", "64", "96")
     rectangle = ("data.image_size=[64,96]", "eval.rect=false")
     found, expected = evaluated(file, tmp_path), evaluated(trained, tmp_path, *rectangle)
     assert found["mAP@0.50:0.95"] == pytest.approx(expected["mAP@0.50:0.95"], abs=1e-3)

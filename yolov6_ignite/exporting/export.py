@@ -91,8 +91,11 @@ def export_model(weights: Weights, path: Path, settings: ExportSettings, *, imag
         try:
             done = _export(weights, drafts, settings, images)
         except ExportMismatchError as error:
-            kept = ", ".join(map(str, drafts.keep_failed()))
-            raise ExportMismatchError(f"{path}: is not usable: {error}; it is kept as {kept}") from error
+            try:
+                kept = f"it is kept as {', '.join(map(str, drafts.keep_failed()))}"
+            except ConfigError as refused:
+                kept = f"it is not kept ({refused})"
+            raise ExportMismatchError(f"{path}: is not usable: {error}; {kept}") from error
         drafts.publish()
     return done
 
@@ -128,7 +131,7 @@ def _export(weights: Weights, drafts: Drafts, settings: ExportSettings, images: 
         inside = {} if openvino else metadata  # OpenVINO would keep the ONNX file's, in a place of its own
         content = build_onnx(graph, settings, size, inside, quantization).SerializeToString()
     if openvino:
-        write_openvino(made, content, metadata, half=settings.half)
+        write_openvino(made, content, metadata, name=drafts.files[0], half=settings.half)
     else:
         drafts.write(content)
     from_float = unoptimized = None

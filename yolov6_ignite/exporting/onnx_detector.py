@@ -97,7 +97,7 @@ class OnnxDetector(nn.Module):
         logger.warning("%s: takes images of %d x %d px only: no rectangles fitted to them", self._path, height, width)
         square = height == width
         size = {"eval.image_size": height} if square else {"eval.image_size": None, "data.image_size": [height, width]}
-        return apply_overrides(config, {"eval.rect": False, **size})
+        return apply_overrides(config, {"data.rect": False, "eval.rect": False, **size})
 
     def _require_evaluable(self, config: Config) -> None:
         if config.eval.loss:

@@ -32,13 +32,16 @@ def openvino_weights(path: Path) -> Path:
     return path.with_suffix(".bin")
 
 
-def write_openvino(path: Path, onnx_content: bytes, metadata: Mapping[str, str], *, half: bool = False) -> None:
-    """Converts an ONNX model; what is there already is replaced.
+def write_openvino(
+    path: Path, onnx_content: bytes, metadata: Mapping[str, str], *, name: Path | None = None, half: bool = False
+) -> None:
+    """Converts an ONNX model.
 
     Args:
         path: of the graph, ``x.xml``; the weights go to ``x.bin``.
         onnx_content: the model.
         metadata: put into the runtime information.
+        name: of the graph's file in messages, when it is not `path`.
         half: keep floating-point weights in fp16; what is computed with them stays in fp32.
 
     Raises:
@@ -57,7 +60,7 @@ def write_openvino(path: Path, onnx_content: bytes, metadata: Mapping[str, str],
         openvino.save_model(model, path, compress_to_fp16=half)
     except (OSError, RuntimeError) as error:
         raise ConfigError(
-            f"{path}: cannot be written ({_reason(error)}); free some space or choose another folder"
+            f"{name or path}: cannot be written ({_reason(error)}); free some space or choose another folder"
         ) from error
 
 

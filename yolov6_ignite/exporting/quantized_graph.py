@@ -53,7 +53,7 @@ def quantized_for(model: Detector, spec: QuantizationSpec) -> Detector:
     """A copy of a calibrated model that computes, still in torch, as the target of `spec` does; without batch norms.
 
     Raises:
-        ConfigError: a quantiser that the target has, but the model was not calibrated for, has no range.
+        ConfigError: the model is not calibrated.
     """
     model = copy.deepcopy(model)
     configure_quantizers(model, spec)

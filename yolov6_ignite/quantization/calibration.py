@@ -99,7 +99,7 @@ class Calibrator:
         set_mode(self.model, "quantize")
         dead = _without_range(self.model)
         if dead:
-            logger.warning("calibration: 0 on all images, and from now on on others too: %s", ", ".join(dead))
+            logger.warning("calibration: %d maps are 0 on all images, and stay so: %s", len(dead), _some(dead))
 
     def abort(self) -> None:
         """Makes everything as before the begin; nothing where it has not begun, or has ended."""
@@ -138,7 +138,8 @@ def calibrate(model: nn.Module, batches: Iterable[Tensor], spec: QuantizationSpe
         spec: that the quantisers were inserted with, or one that differs in method, percentile, bits or target.
 
     Raises:
-        ConfigError: there are no images on any rank, or a range is 0 or not finite; the model is as before.
+        ConfigError: there are no images on any rank, or the ranges cannot be used (:func:`check_calibrated`); the
+            model is as before.
         ValueError: the model has no quantisers.
     """
     calibrator = Calibrator(model, spec)

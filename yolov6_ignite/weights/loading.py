@@ -204,9 +204,12 @@ def read_weights(weights: str | Path, *, recipe: str | Path | None = None) -> We
     Arguments and errors are those of :func:`load_model`.
     """
     path = find_weights(weights)
-    if path.suffix.lower() in EXPORTED:
-        raise ConfigError(f"{path}: is an exported file; give the checkpoint (.pt) that it was made from")
-    content = read_archive(path)
+    try:
+        content = read_archive(path)
+    except ConfigError as error:
+        if path.suffix.lower() not in EXPORTED:
+            raise
+        raise ConfigError(f"{path}: is an exported file; give the checkpoint (.pt) that it was made from") from error
     if not is_checkpoint(content):
         return _read_official(path, content, recipe)
     if recipe is not None:
