@@ -20,6 +20,7 @@ def test_quick_start_learns_the_shapes(tmp_path: Path) -> None:
     with (run / "metrics.csv").open() as file:
         best = max(float(row["val/mAP@0.5"] or 0) for row in csv.DictReader(file))
     assert best >= 0.5
-    last = result.stderr.splitlines()[-4:]
-    for line, path in zip(last, ("weights/best_ckpt.pt", "plots", "", "weights/best_ckpt.pt"), strict=True):
+    best_weights = "weights/best_ckpt.pt"  # to evaluate and to export, too
+    last = result.stderr.splitlines()[-5:]
+    for line, path in zip(last, (best_weights, "plots", "", best_weights, best_weights), strict=True):
         assert line.endswith(str(run / path))
