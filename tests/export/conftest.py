@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from yolov6_ignite.checkpoint import write_weights
 from yolov6_ignite.config_file import apply_overrides, load_config
+from yolov6_ignite.exporting import Thresholds
+from yolov6_ignite.exporting.graphs import EndToEndGraph
+from yolov6_ignite.exporting.nms_operator import translations
 from yolov6_ignite.models import Detector, build_model
 from yolov6_ignite.models.lite import SEBlock
 from yolov6_ignite.quantization import QuantizationSpec, calibrate, quantized_model
@@ -95,3 +98,36 @@ def quantized() -> Callable[..., Weights]:
         return replace(weights, state=model.state_dict(), quantization=spec)
 
     return quantize
+
+
+@pytest.fixture
+def suppression_of_ties() -> Callable[[float, int], tuple[Tensor, bytes]]:
+    """Exports suppression alone, by an overlap and a room; with predictions where conventions could differ."""
+
+    class Predictions(nn.Module):
+        def forward(self, predictions: Tensor) -> Tensor:
+            return predictions
+
+    def make(iou: float, room: int) -> tuple[Tensor, bytes]:
+        graph = EndToEndGraph(Predictions(), Thresholds(0.25, iou, room)).eval()  # type: ignore[arg-type]
+        generator = torch.Generator().manual_seed(0)
+        predictions = torch.randint(0, 5, (4, 60, 5 + 3), generator=generator).float() * 8
+        predictions[..., 4] = 1
+        predictions[..., 5:] = torch.randint(0, 9, (4, 60, 3), generator=generator) / 8  # many ties, and the threshold
+        predictions[0, ::7, 0] = torch.nan
+        predictions[1, ::5, 3] = torch.inf
+        predictions[2, ::3, 2] *= -1
+        predictions[3, :, 5:] = 0.25
+        program = torch.onnx.export(
+            graph,
+            (predictions,),
+            dynamo=True,
+            opset_version=18,
+            output_names=list(graph.output_names),
+            custom_translation_table=translations(),
+            verbose=False,
+        )
+        assert program is not None
+        return predictions, program.model_proto.SerializeToString()
+
+    return make

@@ -12,9 +12,7 @@ import torch
 
 from yolov6_ignite import __version__, export
 from yolov6_ignite.config import Config
-from yolov6_ignite.exporting import ExportSettings, Thresholds, export_model
-from yolov6_ignite.exporting.graphs import EndToEndGraph
-from yolov6_ignite.exporting.nms_operator import translations
+from yolov6_ignite.exporting import ExportSettings, export_model
 from yolov6_ignite.exporting.runtimes import OnnxSession
 from yolov6_ignite.metrics import non_max_suppression
 from yolov6_ignite.weights import Weights, read_weights
@@ -129,34 +127,13 @@ def test_end_to_end_gives_the_library_s_detections(
         assert (labels[image, n:] == -1).all()
 
 
-def test_suppression_on_ties_equal_overlaps_and_broken_boxes(tiny_weights: Weights) -> None:
+def test_suppression_on_ties_equal_overlaps_and_broken_boxes(
+    suppression_of_ties: Callable[..., tuple[torch.Tensor, bytes]],
+) -> None:
     import onnxruntime
 
-    class Predictions(torch.nn.Module):
-        def forward(self, predictions: torch.Tensor) -> torch.Tensor:
-            return predictions
-
     room = 12
-    graph = EndToEndGraph(Predictions(), Thresholds(0.25, 0.5, room))  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(0)
-    predictions = torch.randint(0, 5, (4, 60, 5 + 3), generator=generator).float() * 8
-    predictions[..., 4] = 1
-    predictions[..., 5:] = torch.randint(0, 9, (4, 60, 3), generator=generator) / 8  # many ties, and the threshold
-    predictions[0, ::7, 0] = torch.nan
-    predictions[1, ::5, 3] = torch.inf
-    predictions[2, ::3, 2] *= -1
-    predictions[3, :, 5:] = 0.25
-    program = torch.onnx.export(
-        graph,
-        (predictions,),
-        dynamo=True,
-        opset_version=18,
-        output_names=list(graph.output_names),
-        custom_translation_table=translations(),
-        verbose=False,
-    )
-    assert program is not None
-    content = program.model_proto.SerializeToString()
+    predictions, content = suppression_of_ties(0.5, room)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     outputs = session.run(None, {session.get_inputs()[0].name: predictions.numpy()})
     counts, boxes, scores, labels = (torch.from_numpy(output) for output in outputs[:4])

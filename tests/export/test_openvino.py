@@ -18,8 +18,7 @@ from yolov6_ignite.config import Config
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.exporting import ExportSettings, Thresholds, export_model
 from yolov6_ignite.exporting.check import ExportMismatchError
-from yolov6_ignite.exporting.graphs import EndToEndGraph, TensorRTGraph
-from yolov6_ignite.exporting.nms_operator import translations
+from yolov6_ignite.exporting.graphs import TensorRTGraph
 from yolov6_ignite.exporting.onnx_file import build_onnx
 from yolov6_ignite.exporting.openvino_file import OpenVINOSession, write_openvino
 from yolov6_ignite.metrics import non_max_suppression
@@ -111,32 +110,12 @@ def test_metadata_may_have_any_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("iou", "room"), [(0.5, 12), (0.5, 180), (0.0, 180), (1.0, 180)])
-def test_suppression_on_ties_equal_overlaps_and_broken_boxes(iou: float, room: int, tmp_path: Path) -> None:
-    class Predictions(torch.nn.Module):
-        def forward(self, predictions: torch.Tensor) -> torch.Tensor:
-            return predictions
-
-    graph = EndToEndGraph(Predictions(), Thresholds(0.25, iou, room)).eval()  # type: ignore[arg-type]
-    generator = torch.Generator().manual_seed(0)
-    predictions = torch.randint(0, 5, (4, 60, 5 + 3), generator=generator).float() * 8
-    predictions[..., 4] = 1
-    predictions[..., 5:] = torch.randint(0, 9, (4, 60, 3), generator=generator) / 8
-    predictions[0, ::7, 0] = torch.nan
-    predictions[1, ::5, 3] = torch.inf
-    predictions[2, ::3, 2] *= -1
-    predictions[3, :, 5:] = 0.25
-    program = torch.onnx.export(
-        graph,
-        (predictions,),
-        dynamo=True,
-        opset_version=18,
-        output_names=list(graph.output_names),
-        custom_translation_table=translations(),
-        verbose=False,
-    )
-    assert program is not None
+def test_suppression_on_ties_equal_overlaps_and_broken_boxes(
+    iou: float, room: int, tmp_path: Path, suppression_of_ties: Callable[..., tuple[torch.Tensor, bytes]]
+) -> None:
+    predictions, content = suppression_of_ties(iou, room)
     file = tmp_path / "suppression.xml"
-    write_openvino(file, program.model_proto.SerializeToString(), {})
+    write_openvino(file, content, {})
     counts, boxes, scores, labels = OpenVINOSession(file)(predictions)[:4]
     kept = non_max_suppression(predictions, conf_threshold=0.25, iou_threshold=iou, max_detections=room)
     assert counts.flatten().tolist() == [len(rows) for rows in kept]
