@@ -9,7 +9,15 @@ from yolov6_ignite.handlers.data_order import AugmentationCutoff, SamplerEpoch
 from yolov6_ignite.handlers.early_stopping import EarlyStopping
 from yolov6_ignite.handlers.ema import ModelEMA
 from yolov6_ignite.handlers.evaluation import EmaBuffersFromRankZero, Evaluation
-from yolov6_ignite.handlers.events import StopRequest, TrainEvents, TrainState, register_train_events, train_state
+from yolov6_ignite.handlers.events import (
+    StopRequest,
+    TrainEvents,
+    TrainState,
+    is_complete,
+    register_train_events,
+    require_event,
+    train_state,
+)
 from yolov6_ignite.handlers.finite_guard import FiniteGuard
 from yolov6_ignite.handlers.gradient_clipping import GradientClipping
 from yolov6_ignite.handlers.handler_set import Handler, HandlerSet
@@ -68,6 +76,8 @@ __all__ = [
     "TrainEvents",
     "TrainState",
     "find_learning_rate",
+    "is_complete",
     "register_train_events",
+    "require_event",
     "train_state",
 ]

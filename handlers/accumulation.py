@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine
-from yolov6_ignite.handlers.events import TrainEvents, train_state
+from yolov6_ignite.handlers.events import TrainEvents, register_train_events, require_event, train_state
 
 __all__ = ["GradientAccumulation"]
 
@@ -15,7 +15,7 @@ __all__ = ["GradientAccumulation"]
 class GradientAccumulation:
     """Steps the optimizer once a window of micro-batches is full; gradients are summed, not averaged.
 
-    Acts on ``BACKWARD_COMPLETED``, last of its listeners, on every rank. Unscales the gradients and fires
+    Acts on ``event``, last of its listeners, on every rank. Unscales the gradients and fires
     ``OPTIMIZER_STEP_STARTED``; when a listener sets ``engine.state.step_rejected`` the window's gradients are
     dropped, otherwise the step is taken and ``OPTIMIZER_STEP_COMPLETED`` fires. The window is measured in iterations
     and goes on over an epoch's end; while one is open its gradients are part of the state.
@@ -24,18 +24,28 @@ class GradientAccumulation:
         optimizer: what steps.
         scaler: gradient scaler, disabled where the precision needs none.
         window_at: 0-based iteration to the number of micro-batches in a step.
+        event: after which gradients are there; ``Events.ITERATION_COMPLETED`` on an engine whose step ends with
+            ``backward()``.
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, window_at: Callable[[int], int]
+        self,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        window_at: Callable[[int], int],
+        *,
+        event: Any = TrainEvents.BACKWARD_COMPLETED,
     ) -> None:
         self.optimizer = optimizer
         self.scaler = scaler
         self.window_at = window_at
+        self.event = event
         self.last_step = -1  # iteration of the last step
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(TrainEvents.BACKWARD_COMPLETED, self)
+        require_event(engine, self.event, self, "give event=Events.ITERATION_COMPLETED")
+        register_train_events(engine, TrainEvents.OPTIMIZER_STEP_STARTED, TrainEvents.OPTIMIZER_STEP_COMPLETED)
+        engine.add_event_handler(self.event, self)
 
     def __call__(self, engine: Engine) -> None:
         state = train_state(engine)
@@ -44,14 +54,16 @@ class GradientAccumulation:
             return
         self.last_step = iteration
         state.step_rejected = False
+        state.optimizer_step += 1  # before the first event, so that both count alike
         self.scaler.unscale_(self.optimizer)
         engine.fire_event(TrainEvents.OPTIMIZER_STEP_STARTED)
         if not state.step_rejected:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        if not state.step_rejected:
-            state.optimizer_step += 1
+        if state.step_rejected:
+            state.optimizer_step -= 1
+        else:
             engine.fire_event(TrainEvents.OPTIMIZER_STEP_COMPLETED)
 
     def state_dict(self) -> dict[str, Any]:

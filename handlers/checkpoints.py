@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers.events import TrainEvents, train_state
+from yolov6_ignite.handlers.events import TrainEvents, require_event, train_state
 
 __all__ = ["BestCheckpoint", "EpochCheckpoints", "LastCheckpoint"]
 
@@ -67,6 +67,7 @@ class BestCheckpoint:
         self.score: float | None = None
 
     def attach(self, engine: Engine) -> None:
+        require_event(engine, TrainEvents.VALIDATION_COMPLETED, self, "attach Evaluation before it")
         engine.add_event_handler(TrainEvents.VALIDATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

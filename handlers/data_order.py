@@ -50,7 +50,8 @@ class AugmentationCutoff:
 class SamplerEpoch:
     """Tells the loader's batch sampler the epoch, and the step to start at after a resume inside one.
 
-    Acts on ``EPOCH_STARTED``, on every rank. Keeps no state.
+    Acts on ``EPOCH_STARTED``, on every rank. A loader of another kind, whose ``sampler`` has ``set_epoch(epoch)`` as
+    torch's ``DistributedSampler`` has, is told the epoch; one without is left alone. Keeps no state.
     """
 
     def attach(self, engine: Engine) -> None:
@@ -59,4 +60,10 @@ class SamplerEpoch:
     def __call__(self, engine: Engine) -> None:
         state = train_state(engine)
         epoch = state.epoch - 1
-        state.dataloader.batch_sampler.set_epoch(epoch, start_step=state.iteration - epoch * state.epoch_length)
+        batch_sampler = getattr(state.dataloader, "batch_sampler", None)
+        if hasattr(batch_sampler, "set_epoch"):
+            batch_sampler.set_epoch(epoch, start_step=state.iteration - epoch * state.epoch_length)
+            return
+        sampler = getattr(state.dataloader, "sampler", None)
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 
 from ignite.engine import Engine
-from yolov6_ignite.handlers.events import TrainEvents, train_state
+from yolov6_ignite.handlers.events import TrainEvents, require_event, train_state
 
 __all__ = ["EarlyStopping"]
 
@@ -19,8 +19,8 @@ class EarlyStopping:
 
     Acts on ``VALIDATION_COMPLETED``, on every rank: all have the same metrics, so they decide alike. The epoch's end
     goes through (history, checkpoints), then ``TERMINATE`` and ``COMPLETED`` fire: the run counts as finished and is
-    stripped. State: the best score and the evaluations since, so a resumed run knows that it has been ended
-    (:attr:`stopped`); with a higher patience it goes on.
+    stripped. ``engine.state.early_stop_reason`` says so. State: the best score and the evaluations since, so a resumed
+    run knows that it has been ended (:attr:`stopped`); with a higher patience it goes on.
 
     Args:
         metric: its name in ``engine.state.validation``; higher is better.
@@ -40,6 +40,7 @@ class EarlyStopping:
         self.minimum_change = minimum_change
         self.best_score = -math.inf
         self.evaluations_since_best = 0
+        self._engine: Engine | None = None
 
     @property
     def stopped(self) -> bool:
@@ -55,6 +56,8 @@ class EarlyStopping:
         )
 
     def attach(self, engine: Engine) -> None:
+        self._engine = engine
+        require_event(engine, TrainEvents.VALIDATION_COMPLETED, self, "attach Evaluation before it")
         engine.add_event_handler(TrainEvents.VALIDATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
@@ -65,7 +68,12 @@ class EarlyStopping:
         self.evaluations_since_best += 1  # of a score that is not a number as well
         if self.stopped:
             logger.info("stopping early after epoch %d: %s", train_state(engine).epoch, self.reason)
+            train_state(engine).early_stop_reason = self.reason
             engine.terminate()
+
+    def detach(self, engine: Engine) -> None:
+        """Without it, a run that it has ended goes on."""
+        train_state(engine).early_stop_reason = None
 
     def state_dict(self) -> dict[str, float | int]:
         """Best score (minus infinity before the first) and evaluations since."""
@@ -74,3 +82,5 @@ class EarlyStopping:
     def load_state_dict(self, state: Mapping[str, float | int]) -> None:
         self.best_score = float(state["best_score"])
         self.evaluations_since_best = int(state["evaluations_since_best"])
+        if self._engine is not None:
+            train_state(self._engine).early_stop_reason = self.reason if self.stopped else None

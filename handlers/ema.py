@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from ignite.engine import Engine
 from torch import nn
-from yolov6_ignite.handlers.events import TrainEvents, train_state
+from yolov6_ignite.handlers.events import TrainEvents, require_event, train_state
 
 __all__ = ["ModelEMA", "ema_decay"]
 
@@ -22,7 +23,7 @@ def ema_decay(updates: int, decay: float = 0.9999, ramp: float = 2000.0) -> floa
 class ModelEMA:
     """Averages every floating tensor of the model's state: parameters and buffers.
 
-    Acts on ``OPTIMIZER_STEP_COMPLETED``, on every rank; one fused lerp over all tensors. Puts the averaged copy (eval
+    Acts on ``event``, on every rank; one fused lerp over all tensors. Puts the averaged copy (eval
     mode, no gradients) on ``engine.state.ema_model``, where evaluation, checkpoints and strip find it. State: the
     number of updates; the averaged weights are saved from ``engine.state.ema_model``.
 
@@ -30,13 +31,22 @@ class ModelEMA:
         model: the model in training, not wrapped.
         decay: decay after the ramp, in 0..1.
         ramp: updates over which the decay rises.
+        event: after which the weights have changed; on an engine without accumulation ``Events.ITERATION_COMPLETED``.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999, ramp: float = 2000.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        decay: float = 0.9999,
+        ramp: float = 2000.0,
+        *,
+        event: Any = TrainEvents.OPTIMIZER_STEP_COMPLETED,
+    ) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"decay should be in [0, 1), got {decay}")
         self.decay = decay
         self.ramp = ramp
+        self.event = event
         self.updates = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._live_model = model
@@ -46,8 +56,9 @@ class ModelEMA:
         self._current = [current[name] for name in names]
 
     def attach(self, engine: Engine) -> None:
+        require_event(engine, self.event, self, "give event=Events.ITERATION_COMPLETED")
         train_state(engine).ema_model = self.model
-        engine.add_event_handler(TrainEvents.OPTIMIZER_STEP_COMPLETED, self)
+        engine.add_event_handler(self.event, self)
 
     def detach(self, engine: Engine) -> None:
         """Without an average, the model itself is evaluated and stripped."""

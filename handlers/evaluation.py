@@ -9,7 +9,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
-from yolov6_ignite.handlers.events import TrainEvents, train_state
+from yolov6_ignite.handlers.events import TrainEvents, register_train_events, require_event, train_state
 
 __all__ = ["EmaBuffersFromRankZero", "Evaluation", "evaluated_epochs"]
 
@@ -58,11 +58,15 @@ class Evaluation:
 
     def attach(self, engine: Engine) -> None:
         self._engine = engine
+        register_train_events(engine, TrainEvents.VALIDATION_STARTED, TrainEvents.VALIDATION_COMPLETED)
         engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self._is_evaluated), self)
 
     def __call__(self, engine: Engine) -> None:
         engine.fire_event(TrainEvents.VALIDATION_STARTED)
-        metrics = self.evaluate(train_state(engine).ema_model)
+        model = train_state(engine).ema_model
+        if model is None:
+            raise RuntimeError("engine.state.ema_model is not set: attach ModelEMA, or put the model there yourself")
+        metrics = self.evaluate(model)
         train_state(engine).validation = {"epoch": train_state(engine).epoch, **metrics}
         engine.fire_event(TrainEvents.VALIDATION_COMPLETED)
 
@@ -90,10 +94,12 @@ class EmaBuffersFromRankZero:
     """
 
     def attach(self, engine: Engine) -> None:
+        require_event(engine, TrainEvents.VALIDATION_STARTED, self, "attach Evaluation before it")
         engine.add_event_handler(TrainEvents.VALIDATION_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        buffers = [b for b in train_state(engine).ema_model.buffers() if b.is_floating_point()]
+        model = train_state(engine).ema_model
+        buffers = [] if model is None else [b for b in model.buffers() if b.is_floating_point()]
         if idist.get_world_size() == 1 or not buffers:
             return
         joined = cast(torch.Tensor, idist.broadcast(torch.cat([b.flatten() for b in buffers]), src=0))

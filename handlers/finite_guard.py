@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine
 from torch import nn
-from yolov6_ignite.handlers.events import StopRequest, TrainEvents, train_state
+from yolov6_ignite.handlers.events import StopRequest, TrainEvents, require_event, train_state
 
 __all__ = ["FiniteGuard"]
 
@@ -53,7 +53,9 @@ class FiniteGuard:
         self.bad_steps_in_a_row = 0
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(TrainEvents.OPTIMIZER_STEP_STARTED, self)
+        event = TrainEvents.OPTIMIZER_STEP_STARTED
+        require_event(engine, event, self, "attach GradientAccumulation before it")
+        engine.add_event_handler(event, self)
 
     def __call__(self, engine: Engine) -> None:
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -64,7 +66,7 @@ class FiniteGuard:
         train_state(engine).step_rejected = True
         self.bad_steps += 1
         self.bad_steps_in_a_row += 1
-        self._restore_buffers(train_state(engine).ema_model)
+        self._restore_buffers(train_state(engine).ema_model or self.model)
         logger.warning(
             "iteration %d: gradients are not finite; step dropped (%d in a row, %d in all)",
             train_state(engine).iteration,

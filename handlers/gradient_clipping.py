@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers.events import TrainEvents, train_state
+from yolov6_ignite.handlers.events import TrainEvents, require_event, train_state
 
 __all__ = ["GradientClipping"]
 
@@ -37,7 +37,9 @@ class GradientClipping:
         self._count = 0
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(TrainEvents.OPTIMIZER_STEP_STARTED, self)
+        event = TrainEvents.OPTIMIZER_STEP_STARTED
+        require_event(engine, event, self, "attach GradientAccumulation before it")
+        engine.add_event_handler(event, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.after_epoch)
 
     def __call__(self, engine: Engine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,17 +12,20 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers.events import TrainEvents, train_state
+from yolov6_ignite.handlers.events import TrainEvents, register_train_events, train_state
 
 __all__ = ["History", "Timing"]
+
+logger = logging.getLogger(__name__)
 
 
 class History:
     """Collects an epoch's mean losses, accuracy and learning rates.
 
     Acts on ``VALIDATION_COMPLETED`` (so that a best checkpoint holds its own row) and ``EPOCH_COMPLETED``, on every
-    rank; rank 0 writes. ``metrics.csv`` is rewritten whole from the rows, which are the state; it never holds a
-    time, so a resumed run's file equals an uninterrupted one's. Also on ``engine.state.history``.
+    rank; rank 0 writes. Every number in ``engine.state.metrics`` is a column; ``EPOCH_STARTED`` empties them for the
+    next row. ``metrics.csv`` is rewritten whole from the rows, which are the state; it never holds a time, so a
+    resumed run's file equals an uninterrupted one's. Also on ``engine.state.history``.
 
     Args:
         path: the CSV file, or None to keep the rows only.
@@ -34,11 +38,18 @@ class History:
         self.optimizer = optimizer
         self.write = write
         self.rows: list[dict[str, float]] = []
+        self._left_out: set[str] = set()
 
     def attach(self, engine: Engine) -> None:
+        register_train_events(engine, TrainEvents.VALIDATION_COMPLETED)
         train_state(engine).history = self.rows
+        engine.add_event_handler(Events.EPOCH_STARTED, self._forget)
         engine.add_event_handler(TrainEvents.VALIDATION_COMPLETED, self)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def detach(self, engine: Engine) -> None:
+        """Without it, nothing is recorded from now on."""
+        train_state(engine).history = []
 
     def __call__(self, engine: Engine) -> None:
         state = train_state(engine)
@@ -47,10 +58,24 @@ class History:
         if state.validation.get("epoch") == state.epoch:
             row |= {name: value for name, value in state.validation.items() if name != "epoch"}
         row |= {f"x/lr{index}": group["lr"] for index, group in enumerate(self.optimizer.param_groups)}
-        row |= engine.state.metrics
+        row |= self._numbers(engine.state.metrics)
         self.rows[:] = [kept for kept in self.rows if kept["epoch"] < state.epoch] + [row]
         if self.path is not None:
             self.write(self.path, self.to_csv())
+
+    def _forget(self, engine: Engine) -> None:
+        engine.state.metrics.clear()  # a number that is not of every epoch must not be repeated
+
+    def _numbers(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        numbers = {}
+        for name, value in metrics.items():
+            try:
+                numbers[name] = value if type(value) in (int, float) else float(value)
+            except (TypeError, ValueError):
+                if name not in self._left_out:
+                    logger.warning("engine.state.metrics[%r] is not one number, so metrics.csv leaves it out", name)
+                self._left_out.add(name)
+        return numbers
 
     def to_csv(self) -> str:
         """The rows as CSV; a column stands where the first row that has it puts it; a missing value is empty."""
@@ -95,6 +120,7 @@ class Timing:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        register_train_events(engine, TrainEvents.VALIDATION_STARTED)
         engine.add_event_handler(TrainEvents.VALIDATION_STARTED, self._start_evaluation)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 

@@ -31,6 +31,10 @@ class LossMeans:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.after_iteration)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.after_epoch)
 
+    def detach(self, engine: Engine) -> None:
+        """Without means there are no losses to record."""
+        train_state(engine).losses, train_state(engine).running_losses = {}, dict
+
     def after_iteration(self, engine: Engine) -> None:
         items = train_state(engine).output
         self._names = list(items)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ignite.engine import Engine
-from yolov6_ignite.handlers.events import TrainEvents
+from yolov6_ignite.handlers.events import TrainEvents, require_event
 
 __all__ = ["EvaluationPlots"]
 
@@ -26,6 +26,7 @@ class EvaluationPlots:
         self.draw = draw
 
     def attach(self, engine: Engine) -> None:
+        require_event(engine, TrainEvents.VALIDATION_COMPLETED, self, "attach Evaluation before it")
         engine.add_event_handler(TrainEvents.VALIDATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

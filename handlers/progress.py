@@ -27,7 +27,7 @@ class Progress:
 
     Args:
         interval: iterations between updates.
-        stream: where the bar goes; none is drawn where it is not a terminal.
+        stream: where the bar goes; none is drawn where it is not a terminal, or where the package logs less than INFO.
     """
 
     def __init__(self, interval: int = 10, stream: TextIO | None = None) -> None:
@@ -49,7 +49,7 @@ class Progress:
 
     def _start_epoch(self, engine: Engine) -> None:
         self._epoch_started = self._last_line = time.perf_counter()
-        if self.stream.isatty():
+        if self.stream.isatty() and logging.getLogger("yolov6_ignite").level <= logging.INFO:
             state = train_state(engine)
             self._bar = tqdm(
                 total=state.epoch_length,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import time
@@ -20,32 +21,54 @@ logger = logging.getLogger(__name__)
 
 
 class StopOnRequest:
-    """Ends the run when ``engine.state.stop_request`` is set or a signal has come.
+    """Ends the run when ``engine.state.stop_request`` is set, a signal has come or a handler has called ``terminate``.
 
     Acts on ``ITERATION_COMPLETED`` and, for a request in an epoch's last iteration, on ``EPOCH_COMPLETED``, last of
-    the listeners, on every rank; ``terminate`` without ``COMPLETED``, so nothing is stripped. On several ranks they
-    agree every ``agree_every`` iterations: one small all-reduce. Keeps no state.
+    the listeners, and on ``EPOCH_STARTED``, on every rank; without ``COMPLETED``, so nothing is stripped. While it is
+    attached, ``engine.terminate()`` is such a request, acted on at the next of these events: Ignite would end the run
+    at once, also between the counting of an iteration and its step, or before an epoch's end. ``STARTED`` begins to
+    catch signals, until ``engine.state.exit_stack`` is closed. On several ranks they agree every ``agree_every``
+    iterations: one small all-reduce. Keeps no state.
 
     Args:
-        signal_exit_code: exit code after SIGTERM or SIGINT. Another one, a second or more later, ends the process
-            at once.
+        exit_code: of a stop by SIGTERM, SIGINT or ``terminate``. Another signal, a second or more later, ends the
+            process at once.
         agree_every: iterations between the ranks' agreements.
     """
 
     signals = (signal.SIGTERM, signal.SIGINT)
 
-    def __init__(self, *, signal_exit_code: int, agree_every: int = 10) -> None:
-        self.signal_exit_code = signal_exit_code
+    def __init__(self, *, exit_code: int, agree_every: int = 10) -> None:
+        self.exit_code = exit_code
         self.agree_every = agree_every
         self._signal: int | None = None
         self._signalled_at = 0.0
 
     def attach(self, engine: Engine) -> None:
+        self._terminate = functools.partial(type(engine).terminate, engine)
+        vars(engine)["terminate"] = functools.partial(self._requested, engine)
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._stop_if_asked)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.after_iteration)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.after_epoch)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._stop_if_asked)
+
+    def detach(self, engine: Engine) -> None:
+        """Without it ``terminate`` is Ignite's own."""
+        vars(engine).pop("terminate", None)
+
+    def _start(self, engine: Engine) -> None:
+        train_state(engine).exit_stack.enter_context(self._listening())
+
+    def _requested(self, engine: Engine, skip_completed: bool = False) -> None:
+        state = train_state(engine)
+        if state.early_stop_reason is not None:
+            self._terminate(skip_completed)
+        elif state.stop_request is None:
+            reason = "a handler called engine.terminate(); resume with train.resume=auto"
+            state.stop_request = StopRequest(self.exit_code, reason)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def _listening(self) -> Iterator[None]:
         """Catches the signals while a run goes on; only the main thread can."""
         try:
             previous = {number: signal.signal(number, self._on_signal) for number in self.signals}
@@ -64,14 +87,11 @@ class StopOnRequest:
         if idist.get_world_size() == 1 or iteration % self.agree_every == 0:
             self._stop_if_asked(engine)
 
-    def after_epoch(self, engine: Engine) -> None:
-        self._stop_if_asked(engine)
-
     def _stop_if_asked(self, engine: Engine) -> None:
         state = train_state(engine)
         if state.stop_request is None and self._signal is not None:
             name = signal.Signals(self._signal).name
-            state.stop_request = StopRequest(self.signal_exit_code, f"{name} received; resume with train.resume=auto")
+            state.stop_request = StopRequest(self.exit_code, f"{name} received; resume with train.resume=auto")
         if idist.get_world_size() > 1:
             code = 0 if state.stop_request is None else state.stop_request.exit_code
             agreed = int(idist.all_reduce(torch.tensor(code, device=idist.device()), "MAX"))
@@ -79,7 +99,7 @@ class StopOnRequest:
                 state.stop_request = StopRequest(agreed, "another rank asked to stop")
         if state.stop_request is not None:
             logger.warning("stopping: %s", state.stop_request.reason)
-            engine.terminate(skip_completed=True)
+            self._terminate(skip_completed=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers.events import TrainEvents, train_state
+from yolov6_ignite.handlers.events import TrainEvents, require_event, train_state
 
 __all__ = ["PredictionImages", "TensorBoardScalars", "TrainBatchImages"]
 
@@ -83,6 +83,7 @@ class PredictionImages:
         self.draw = draw
 
     def attach(self, engine: Engine) -> None:
+        require_event(engine, TrainEvents.VALIDATION_COMPLETED, self, "attach Evaluation before it")
         engine.add_event_handler(TrainEvents.VALIDATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:

@@ -94,6 +94,7 @@ class Tracker:
         self.run_id = state["run_id"]
 
     def _start(self, engine: Engine) -> None:
+        train_state(engine).exit_stack.callback(self.close)
         known = self.run_id is not None
         try:
             self._service = _SERVICES[self.name](self.run_name, self.run_id)

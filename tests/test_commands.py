@@ -159,21 +159,23 @@ def test_explain_works_without_the_data_set(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_evaluate_gives_what_the_log_printed(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert train.main([str(tiny_recipe), "train.epochs=40", "eval.interval=10", "solver.lr0=0.2"]) == 0
+    # A score threshold of nearly nothing: whatever so short a training has learnt, there are detections to compare.
+    overrides = ["train.epochs=40", "eval.interval=10", "solver.lr0=0.2", "eval.conf_threshold=0.00001"]
+    assert train.main([str(tiny_recipe), *overrides]) == 0
     error = capsys.readouterr().err
     for word in ("weights:", "plots:", "TensorBoard:", "next:"):
         assert word in error
     run = tiny_recipe.parent / "runs" / "run"
-    printed = max(float(x) for x in re.findall(r"mAP@0\.50:0\.95 (\d\.\d+)", error))
-    assert printed > 0.05
+    printed = re.findall(r"mAP@0\.50:0\.95 (\d\.\d+)", error)[-1]
     out = run / "numbers.json"
-    assert evaluate.main([str(run / "weights" / "best_ckpt.pt"), "--json", str(out), "--device", "cpu"]) == 0
+    # The last checkpoint has the weights of that evaluation whole; stripped ones are rounded to half precision.
+    assert evaluate.main([str(run / "weights" / "last_ckpt.pt"), "--json", str(out), "--device", "cpu"]) == 0
     table = capsys.readouterr().out
     assert table.count("Average Precision") == 6
     assert table.count("Average Recall") == 6
     assert "blue" in table
     numbers = json.loads(out.read_text())
-    assert numbers["mAP@0.50:0.95"] == pytest.approx(printed, abs=2e-3)  # weights are stored in half precision
+    assert f"{numbers['mAP@0.50:0.95']:.4f}" == printed
     assert {"mAP@0.5", "AP75", "ARlarge", "per_class", "speed"} <= numbers.keys()
     assert evaluate.main([str(run / "weights" / "best_ckpt.pt"), "--image-size", "96", "--device", "cpu"]) == 0
     other = tiny_recipe.parent / "other.yaml"

@@ -15,7 +15,7 @@ from yolov6_ignite.handlers import ModelEMA, StopRequest
 
 from yolov6_ignite import Training, build_training, load_config, load_model
 from yolov6_ignite.checkpoint import read_checkpoint
-from yolov6_ignite.errors import ConfigError, UserError
+from yolov6_ignite.errors import ConfigError, StoppedError, UserError
 
 
 def build(recipe: Path, *overrides: str) -> Training:
@@ -171,9 +171,10 @@ def test_a_replaced_handler_goes_on_from_the_checkpoint(tiny_recipe: Path) -> No
     @resumed.engine.on(Events.STARTED)
     def check(engine: Engine) -> None:
         assert_equal(dict(engine.state.ema_model.state_dict()), dict(saved["ema"]))
-        engine.terminate(skip_completed=True)
+        engine.terminate()
 
-    resumed.run()
+    with pytest.raises(StoppedError, match=r"engine\.terminate\(\)"):
+        resumed.run()
 
 
 def test_without_an_average_a_resumed_run_keeps_its_own_weights(tiny_recipe: Path) -> None:
@@ -185,9 +186,10 @@ def test_without_an_average_a_resumed_run_keeps_its_own_weights(tiny_recipe: Pat
     @resumed.engine.on(Events.STARTED)
     def check(engine: Engine) -> None:
         assert_equal(dict(resumed.model.state_dict()), dict(saved["model"]))
-        engine.terminate(skip_completed=True)
+        engine.terminate()
 
-    resumed.run()
+    with pytest.raises(StoppedError, match=r"engine\.terminate\(\)"):
+        resumed.run()
 
 
 def test_an_image_that_turns_bad_ends_the_run(tiny_dataset: Path, tiny_recipe: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from yolov6_ignite.calibration_run import build_calibration_run
     from yolov6_ignite.config import Config
     from yolov6_ignite.config_file import load_config
+    from yolov6_ignite.evaluation import build_evaluation
     from yolov6_ignite.losses import build_loss
     from yolov6_ignite.models import build_model
     from yolov6_ignite.training import Training, build_training
@@ -22,6 +23,7 @@ __all__ = [
     "Config",
     "Training",
     "build_calibration_run",
+    "build_evaluation",
     "build_loss",
     "build_model",
     "build_training",
@@ -33,6 +35,7 @@ _HOMES = {
     "Config": "config",
     "Training": "training",
     "build_calibration_run": "calibration_run",
+    "build_evaluation": "evaluation",
     "build_loss": "losses",
     "build_model": "models",
     "build_training": "training",

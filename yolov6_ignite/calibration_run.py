@@ -122,7 +122,7 @@ class CalibrationRun:
             raise RuntimeError("this calibration has been started before; build it again")
         self._started = True
         with ExitStack() as stack:
-            stack.callback(self._evaluation.loader.close)
+            stack.callback(self._evaluation.close)
             stack.callback(self.loader.close)
             stack.callback(self._calibrator.abort)
             try:

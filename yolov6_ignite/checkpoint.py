@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 
 from yolov6_ignite.errors import ConfigError
@@ -31,6 +32,7 @@ __all__ = [
     "read_checkpoint",
     "read_newest",
     "strip_checkpoint",
+    "to_plain",
     "write_atomically",
     "write_checkpoint",
     "write_text",
@@ -55,8 +57,7 @@ def write_checkpoint(path: Path, content: Mapping[str, Any], *, keep_previous: b
     Raises:
         ConfigError: the file system refuses (full disk, no permission); ``path`` is as before.
     """
-    whole = {"format": FORMAT, "version": VERSION, **content}
-    _require_plain(whole, path.name)
+    whole = to_plain({"format": FORMAT, "version": VERSION, **content}, path.name)
     write_atomically(path, lambda file: torch.save(whole, file), keep_previous=keep_previous)
 
 
@@ -89,27 +90,30 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any], *, keep_previ
         raise ConfigError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
 
 
-def _require_plain(value: Any, where: str) -> None:
-    """Refuses what could be written but not be read back safely, before it is written.
+def to_plain(value: Any, where: str) -> Any:
+    """A value as a checkpoint can hold it, with numpy's scalars as Python's; tensors are not copied.
 
     Raises:
-        TypeError: not a tensor, a plain value or a container of them; names the place.
+        TypeError: it could be written but not be read back safely: not a tensor, a plain value or a container of
+            them; names the place.
     """
     if isinstance(value, Mapping):
-        for key, item in value.items():
+        for key in value:
             if type(key) not in (str, int):
                 raise TypeError(f"{where}: a checkpoint cannot hold a key that is a {type(key).__name__}; use texts")
-            _require_plain(item, f"{where}.{key}")
-    elif type(value) in (list, tuple):
-        for index, item in enumerate(value):
-            _require_plain(item, f"{where}.{index}")
-    elif isinstance(value, torch.Tensor):
+        return {key: to_plain(item, f"{where}.{key}") for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(to_plain(item, f"{where}.{index}") for index, item in enumerate(value))
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, torch.Tensor):
         if not is_readable(value):
             raise TypeError(
                 f"{where}: a checkpoint cannot hold an expanded, sparse or {value.dtype} tensor; convert it"
             )
     elif type(value) not in PLAIN:
         raise TypeError(f"{where}: a checkpoint cannot hold a {type(value).__name__}; use tensors and plain values")
+    return value
 
 
 def previous_generation(path: Path) -> Path:
@@ -245,15 +249,13 @@ def _reduced(value: torch.Tensor) -> torch.Tensor:
     return half if torch.equal(half.isfinite(), value.isfinite()) else value.float()
 
 
-def strip_checkpoint(source: Path, destination: Path) -> None:
+def strip_checkpoint(path: Path) -> None:
     """Reduces a training checkpoint to its averaged weights, as :func:`write_weights` does; a stripped one stays.
 
     Raises:
-        ConfigError: the source cannot be read or the destination not be written.
+        ConfigError: it cannot be read or written.
     """
-    content = read_checkpoint(source)
+    content = read_checkpoint(path)
     if content["kind"] == "training":
         kept = {key: content[key] for key in ("config", "names", "metrics", "epoch")}
-        write_weights(destination, state=content["ema"], quantization=content.get("quantization"), **kept)
-    elif source != destination:
-        write_checkpoint(destination, content)
+        write_weights(path, state=content["ema"], quantization=content.get("quantization"), **kept)

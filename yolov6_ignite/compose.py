@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from ignite.engine import Engine
 from torch import nn
 
 from yolov6_ignite import handlers as h
-from yolov6_ignite.checkpoint import strip_checkpoint, write_text
+from yolov6_ignite.checkpoint import strip_checkpoint, to_plain, write_text
 from yolov6_ignite.config import Config
 from yolov6_ignite.errors import ConfigError, NonFiniteError, StoppedError
 from yolov6_ignite.optim import Schedule
@@ -25,7 +23,6 @@ from yolov6_ignite.run_files import LazyWriter
 
 __all__ = [
     "Parts",
-    "configured_handlers",
     "configured_trackers",
     "default_handlers",
     "first_epoch_without_strong_augmentation",
@@ -44,13 +41,14 @@ class Parts:
         optimizer: its parameter groups are (batch norm weights, other weights, biases).
         scaler: gradient scaler.
         schedule: learning rate, momentum and accumulation by iteration.
-        make_loader_after_cutoff: the training loader without mosaic and mixup.
+        make_loader_after_cutoff: the training loader without mosaic and mixup; None: there is no cutoff.
         evaluate: model to metrics by name.
         evaluate_teacher: metrics of the teacher by name; None without one.
         draw_batch: training batch to an RGB image.
         draw_predictions: RGB images of the evaluation that has just been made.
         draw_plots: writes the plots of that evaluation into a folder.
         save: writes the run's whole state to a path; every rank calls it, rank 0 writes.
+        write_final: writes the weights to use as they are, without the run's state; rank 0 calls it.
         keep_batch: saves a batch that led to non-finite gradients; returns where.
         run_dir: the run's folder.
         writer: TensorBoard writer; used on rank 0 only.
@@ -62,13 +60,14 @@ class Parts:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     schedule: Schedule
-    make_loader_after_cutoff: Callable[[], Any]
+    make_loader_after_cutoff: Callable[[], Any] | None
     evaluate: Callable[[nn.Module], Mapping[str, float]]
     evaluate_teacher: Callable[[], Mapping[str, float]] | None
     draw_batch: Callable[[Any], np.ndarray]
     draw_predictions: Callable[[], list[np.ndarray]]
     draw_plots: Callable[[Path], None]
     save: Callable[[Path], None]
+    write_final: Callable[[Path], None]
     keep_batch: Callable[[Any], str]
     run_dir: Path
     writer: LazyWriter
@@ -90,10 +89,10 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
     The order of this body is the order in which they act on an event that several listen to. Every rank has the same
     handlers; those that only rank 0 needs are listed on the others without being attached.
     """
-    handlers = h.HandlerSet(engine)
+    handlers = h.HandlerSet(engine, to_plain)
     first_rank = idist.get_rank() == 0
     weights = parts.run_dir / "weights"
-    cutoff = first_epoch_without_strong_augmentation(config)
+    cutoff = None if parts.make_loader_after_cutoff is None else first_epoch_without_strong_augmentation(config)
 
     if config.train.profile:  # before all that it times
         handlers.add("profile", h.Profile(handlers, device=parts.device), attach=first_rank)
@@ -106,7 +105,7 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
         )
     if parts.evaluate_teacher is not None:
         handlers.add("teacher_accuracy", h.TeacherAccuracy(parts.evaluate_teacher))
-    if cutoff is not None and cutoff <= config.train.epochs:
+    if parts.make_loader_after_cutoff is not None and cutoff is not None and cutoff <= config.train.epochs:
         handlers.add("augmentation_cutoff", h.AugmentationCutoff(cutoff, parts.make_loader_after_cutoff))
     handlers.add("sampler_epoch", h.SamplerEpoch())
     handlers.add("learning_rate", h.LearningRatePolicy(parts.optimizer, parts.schedule.at))
@@ -122,12 +121,6 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
     )
     if config.solver.max_gradient_norm:
         handlers.add("gradient_clipping", h.GradientClipping(parts.optimizer, config.solver.max_gradient_norm))
-    handlers.add(
-        "accumulation",
-        h.GradientAccumulation(
-            parts.optimizer, parts.scaler, lambda iteration: parts.schedule.at(iteration).accumulate
-        ),
-    )
     handlers.add("ema", h.ModelEMA(parts.model))
     handlers.add("loss_means", h.LossMeans())
     if config.logging.train_batch_images:
@@ -140,6 +133,13 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
             interval=config.eval.interval,
             heavy_range=config.eval.heavy_range,
             final_only=config.eval.final_only,
+        ),
+    )
+    # Handlers that a user adds act here; accumulation comes after them, so that they see a backward pass's gradients.
+    handlers.add(
+        "accumulation",
+        h.GradientAccumulation(
+            parts.optimizer, parts.scaler, lambda iteration: parts.schedule.at(iteration).accumulate
         ),
     )
     handlers.add("timing", h.Timing(parts.run_dir / "timing.csv"), attach=first_rank)
@@ -176,8 +176,9 @@ def default_handlers(engine: Engine, config: Config, parts: Parts) -> h.HandlerS
         handlers.add(
             "time_limit", h.TimeLimit(config.train.time_limit, exit_code=StoppedError.exit_code), attach=first_rank
         )
-    handlers.add("stop", h.StopOnRequest(signal_exit_code=StoppedError.exit_code))
-    handlers.add("strip", h.StripCheckpoints(weights, strip_checkpoint), attach=first_rank)
+    handlers.add("stop", h.StopOnRequest(exit_code=StoppedError.exit_code))
+    handlers.add("strip", h.StripCheckpoints(weights, strip_checkpoint, parts.write_final), attach=first_rank)
+    handlers.put_others_before("accumulation")
     return handlers
 
 
@@ -193,35 +194,3 @@ def configured_trackers(config: Config, run_name: str) -> dict[str, h.Tracker]:
         }
     except ImportError as error:
         raise ConfigError(f"logging.trackers: {error}") from error
-
-
-def configured_handlers(config: Config) -> list[tuple[str, h.Handler]]:
-    """The ``handlers:`` of the configuration, to be added behind the default ones on every rank, by class name.
-
-    Each is ``{"module:Class": {argument: value}}``.
-
-    Raises:
-        ConfigError: an entry cannot be imported or built, or is no handler.
-    """
-    built = []
-    for index, entry in enumerate(config.handlers):
-        for target, arguments in entry.items():
-            where = f"handlers.{index}: {target}"
-            module_name, separator, class_name = target.partition(":")
-            if not separator or not class_name:
-                raise ConfigError(f"{where}: expected module:Class, for example my_project.handlers:Notifier")
-            try:
-                handler_class = getattr(importlib.import_module(module_name), class_name)
-            except ImportError as error:
-                raise ConfigError(f"{where}: cannot be imported ({error}); is it on PYTHONPATH?") from error
-            except AttributeError as error:
-                raise ConfigError(f"{where}: {module_name} has no {class_name}") from error
-            try:
-                inspect.signature(handler_class).bind(**(arguments or {}))
-                handler = handler_class(**(arguments or {}))
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"{where}: {error}") from error
-            if not isinstance(handler, h.Handler):
-                raise ConfigError(f"{where}: {class_name} has no attach(engine), so it is no handler")
-            built.append((class_name, handler))
-    return built

@@ -6,9 +6,10 @@ The keys are in :mod:`yolov6_ignite.config_sections`; reading from YAML (``base:
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from yolov6_ignite.config_sections import (
     AugmentConfig,
@@ -58,7 +59,18 @@ class Config(Section):
     logging: LoggingConfig = LoggingConfig()
     distill: DistillConfig = DistillConfig()
     quant: QuantConfig = QuantConfig()
-    handlers: list[dict[str, dict[str, Any] | None]] = Field(default_factory=list)  # {"module:Class": arguments}
+    handlers: list[str | dict[str, Any]] = Field(
+        default_factory=list
+    )  # module:Class, or {module:Class: arguments, ...}
+    _folder: Path | None = PrivateAttr(default=None)
+
+    @property
+    def folder(self) -> Path | None:
+        """Folder of the file that it was read from; None for a shipped recipe."""
+        return self._folder
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.model_dump() == other.model_dump()  # wherever they were read from
 
     @property
     def distill_ns(self) -> bool:

@@ -44,13 +44,17 @@ def load_config_with_origins(
     path_or_recipe_name: str | Path, overrides: Iterable[str] = ()
 ) -> tuple[Config, dict[str, str]]:
     """Like :func:`load_config`, with ``{dotted key: "file:line" or "command line"}`` of every value that was set."""
-    values, origins = _read_with_bases(recipe_path(path_or_recipe_name), ())
+    path = recipe_path(path_or_recipe_name)
+    values, origins = _read_with_bases(path, ())
     for key, value in parse_overrides(overrides).items():
         _set(values, origins, key, value)
     try:
-        return Config.model_validate(values), origins
+        config = Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_explain(error, origins, str(path_or_recipe_name))) from None
+    if Path(path_or_recipe_name).is_file():
+        config._folder = path.resolve().parent
+    return config, origins
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def create_trainer(
         teacher: gives the predictions that a distilling loss compares with.
 
     Returns:
-        An engine over :class:`yolov6_ignite.data.Batch` whose output is the detached loss terms by name.
+        An engine over :class:`yolov6_ignite.data.Batch` whose output is the detached loss terms by name. During
+        ``BACKWARD_COMPLETED`` what the model returned is ``engine.state.prediction``.
     """
     undo_averaging = idist.get_world_size()  # DistributedDataParallel averages what the objective sums
 
@@ -85,7 +86,9 @@ def create_trainer(
             teacher=taught,
         )
         scaler.scale(total * undo_averaging).backward()
+        state.prediction = output
         engine.fire_event(TrainEvents.BACKWARD_COMPLETED)
+        state.prediction = None
         return items
 
     trainer = Engine(step)

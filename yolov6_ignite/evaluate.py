@@ -89,7 +89,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     evaluation = CocoEvaluation(index, dataset, config, device=device, seconds=seconds)
     # As in training: scores that are almost equal come in the same order.
     result = evaluation(model.to(device, memory_format=memory_format(device)))  # type: ignore[call-overload]
-    evaluation.loader.close()
+    evaluation.close()
     speed = {f"{stage}_ms": 1000 * s / len(index.paths) for stage, s in seconds.items()}
     print(result.table())
     print(result.per_class_table())

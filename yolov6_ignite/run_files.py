@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from functools import cached_property
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from types import TracebackType
@@ -31,7 +30,7 @@ class RunLog:
             PACKAGE_LOGGER.removeHandler(handler)  # of a run built earlier in this process
             handler.close()
         if idist.get_rank() == 0:  # the others say what goes wrong, on the console
-            PACKAGE_LOGGER.setLevel(min(PACKAGE_LOGGER.level or logging.INFO, logging.INFO))
+            _show_progress()
         self._early = MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1)
         PACKAGE_LOGGER.addHandler(self._early)
         return self
@@ -52,7 +51,7 @@ class RunLog:
         self._early.close()
 
 
-class LazyWriter:
+class LazyWriter(SummaryWriter):
     """A ``SummaryWriter`` whose file is made with the first thing that is written.
 
     Args:
@@ -61,22 +60,22 @@ class LazyWriter:
     """
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
-        self.folder = folder
-        self.first_step = first_step
+        self._ready = False
+        super().__init__(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
+        self._ready = True
 
-    @cached_property
-    def _writer(self) -> SummaryWriter:
-        return SummaryWriter(str(self.folder), purge_step=self.first_step)
+    def _get_file_writer(self) -> Any:
+        return super()._get_file_writer() if self._ready else None  # type: ignore[no-untyped-call]
 
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
-        self._writer.add_scalar(tag, scalar_value, global_step)
 
-    def add_image(self, tag: str, img_tensor: Any, global_step: int, *, dataformats: str) -> None:
-        self._writer.add_image(tag, img_tensor, global_step, dataformats=dataformats)
-
-    def close(self) -> None:
-        if "_writer" in self.__dict__:
-            self._writer.close()
+def _show_progress() -> None:
+    """Makes a run in a notebook or a script show what the command shows, unless the user has set up logging."""
+    if PACKAGE_LOGGER.level == logging.NOTSET:
+        PACKAGE_LOGGER.setLevel(logging.INFO)
+        if not PACKAGE_LOGGER.hasHandlers():
+            console = logging.StreamHandler()
+            console.setFormatter(logging.Formatter("%(message)s"))
+            PACKAGE_LOGGER.addHandler(console)
 
 
 def write_stop_reason(run_dir: Path, exit_code: int, reason: str) -> None:

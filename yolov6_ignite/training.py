@@ -6,25 +6,26 @@ import functools
 import logging
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from torch import nn
+from torch.utils.tensorboard import SummaryWriter
 
 from yolov6_ignite.batch_size import find_batch_size
-from yolov6_ignite.checkpoint import write_atomically, write_checkpoint, write_text
+from yolov6_ignite.checkpoint import write_atomically, write_checkpoint, write_text, write_weights
 from yolov6_ignite.compose import (
     Parts,
-    configured_handlers,
     configured_trackers,
     default_handlers,
     first_epoch_without_strong_augmentation,
 )
 from yolov6_ignite.config import Config
 from yolov6_ignite.config_file import dump_config
-from yolov6_ignite.data import BatchLoader, load_dataset_file
+from yolov6_ignite.configured_handlers import add_configured_handlers, build_configured_handlers
+from yolov6_ignite.data import load_dataset_file
 from yolov6_ignite.data.discovery import find_images
 from yolov6_ignite.distillation import build_teacher
 from yolov6_ignite.distributed import (
@@ -41,23 +42,26 @@ from yolov6_ignite.engine import create_trainer, no_teacher
 from yolov6_ignite.errors import ConfigError, NonFiniteError, StoppedError, UserError
 from yolov6_ignite.evaluation import CocoEvaluation
 from yolov6_ignite.handlers import (
-    EarlyStopping,
     HandlerSet,
     LearningRateCurve,
     SamplerEpoch,
-    Tracker,
+    StopRequest,
     TrackerError,
     find_learning_rate,
+    is_complete,
     train_state,
 )
 from yolov6_ignite.losses import build_loss
-from yolov6_ignite.optim import build_optimizer, build_schedule
+from yolov6_ignite.models import Detector
+from yolov6_ignite.optim import build_optimizer, build_schedule, freeze
+from yolov6_ignite.own_parts import OwnParts
 from yolov6_ignite.plots import draw_batch, save_image, training_curves
 from yolov6_ignite.random_state import random_state, seed_everything, set_random_state
 from yolov6_ignite.run_directory import RunDirectory, choose_run_directory, config_differences
 from yolov6_ignite.run_files import LazyWriter, RunLog, write_stop_reason
 from yolov6_ignite.starting_model import build_starting_model, find_all_weights
 from yolov6_ignite.training_data import TrainingData, require_dataset
+from yolov6_ignite.training_result import TrainingResult
 
 __all__ = ["Training", "build_training"]
 
@@ -69,25 +73,40 @@ class Training:
 
     Attributes:
         engine: the Ignite engine of the step.
-        evaluator: the Ignite engine of evaluation.
+        evaluator: the Ignite engine of evaluation; its ``state.metrics`` and ``state.coco`` are of the last one.
         model: the model in training, not wrapped.
+        loss: the objective.
         optimizer: its parameter groups are (batch norm weights, other weights, biases).
+        names: class names.
+        writer: TensorBoard's ``SummaryWriter`` of the run, also ``engine.state.writer``; None on ranks other than 0.
         handlers: by name, in the order in which they act.
         config: the resolved configuration.
         run_dir: the run's folder.
     """
 
-    def __init__(self, config: Config, directory: RunDirectory, device: torch.device) -> None:
+    def __init__(self, config: Config, directory: RunDirectory, device: torch.device, own: OwnParts) -> None:
         self.config = config
         self.device = device
         self.run_dir = directory.path
         self._was_finished = directory.finished
         self._started = False
         seed_everything(config.train.seed, deterministic=config.train.deterministic)
-        self._data = TrainingData(config, pin_memory=device.type == "cuda")
+        own_handlers = build_configured_handlers(config)
+        trackers = configured_trackers(config, directory.path.name)
+        self._data = TrainingData(
+            config,
+            pin_memory=device.type == "cuda",
+            own_loader=own.train_loader,
+            own_val=own.val_loader is not None,
+        )
         self.names = self._data.names
 
-        self.model, scales, spec = build_starting_model(config, self.names, resumed=directory.resumed_from)
+        self.model: nn.Module
+        if own.model is None:
+            self.model, scales, spec = build_starting_model(config, self.names, resumed=directory.resumed_from)
+        else:
+            self.model, scales, spec = own.model, None, None
+            freeze(self.model, config.train.freeze)
         self._quantization = None if spec is None else spec.to_dict()
         self.model.to(device).train()
         self.model.to(memory_format=memory_format(device))  # type: ignore[call-overload]
@@ -97,29 +116,33 @@ class Training:
         resumed = directory.resumed_from or {}
         done = int(resumed["engine"]["iteration"]) if resumed else 0
         epoch_length = len(self.train_loader)
-        cutoff = first_epoch_without_strong_augmentation(config)
+        cutoff = None if own.train_loader is not None else first_epoch_without_strong_augmentation(config)
         if cutoff is not None and done // epoch_length + 1 >= cutoff:
             self._data.cut_off_augmentation()
-        class_weights = self._data.class_weights
-        teacher = build_teacher(config, self.model, device)
+        self.loss = own.loss or build_loss(config, len(self.names), class_weights=self._data.class_weights)
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(device)
+        teacher = None if own.model is not None else build_teacher(config, cast(Detector, self.model), device)
         self._teacher_fingerprint = None if teacher is None else teacher.fingerprint
         self._make_engine = functools.partial(
             create_trainer,
             wrap_for_ranks(self.model, device, sync_bn=config.train.sync_bn),
-            build_loss(config, len(self.names), class_weights=class_weights).to(device),
+            self.loss,
             self.scaler,
             device=device,
             autocast_dtype=autocast_dtype(config.train.precision),
             teacher=teacher or no_teacher,
         )
         self.engine = self._make_engine()
-        self._evaluation = CocoEvaluation(self._data.val_index, self._data.dataset, config, device=device)
-        own_handlers = configured_handlers(config)
-        trackers = configured_trackers(config, directory.path.name)
+        self._evaluation = CocoEvaluation(
+            self._data.val_index, self._data.dataset, config, device=device, loader=own.val_loader
+        )
         if resumed:
             self._refuse_other_run(resumed)
         from_rank_zero(directory.make)  # only now: a refused run leaves nothing behind
-        self._writer = LazyWriter(self.run_dir, first_step=done // epoch_length + 1)
+        writer = LazyWriter(self.run_dir, first_step=done // epoch_length + 1)
+        self.writer: SummaryWriter | None = writer if idist.get_rank() == 0 else None
+        train_state(self.engine).writer = self.writer
         self.handlers: HandlerSet = default_handlers(
             self.engine,
             config,
@@ -129,27 +152,27 @@ class Training:
                 optimizer=self.optimizer,
                 scaler=self.scaler,
                 schedule=build_schedule(config, epoch_length),
-                make_loader_after_cutoff=self._data.cut_off_augmentation,
+                make_loader_after_cutoff=None if own.train_loader is not None else self._data.cut_off_augmentation,
                 evaluate=self._evaluate,
                 evaluate_teacher=None if teacher is None else lambda: self._evaluate(teacher.model),
                 draw_batch=lambda batch: draw_batch(batch.images, batch.targets, batch.paths, self.names),
                 draw_predictions=self._evaluation.prediction_images,
                 draw_plots=self._draw_plots,
                 save=self._save,
+                write_final=self._write_final,
                 keep_batch=self._keep_batch,
                 run_dir=self.run_dir,
-                writer=self._writer,
+                writer=writer,
                 trackers=trackers,
             ),
         )
-        for name, handler in own_handlers:
-            self.handlers.add(name, handler)
+        add_configured_handlers(self.handlers, own_handlers)
         self._resumed_average = resumed.get("ema")
         if resumed:
             self._load(resumed)
 
     @property
-    def train_loader(self) -> BatchLoader:
+    def train_loader(self) -> Any:
         """What the run reads now; another after the cutoff."""
         return self._data.loader
 
@@ -160,15 +183,17 @@ class Training:
     @property
     def ema_model(self) -> nn.Module:
         """The averaged model."""
-        model: nn.Module = train_state(self.engine).ema_model
-        return model
+        return train_state(self.engine).ema_model or self.model
 
     @property
     def finished_epochs(self) -> int:
         return int(train_state(self.engine).iteration) // len(self.train_loader)
 
-    def run(self) -> None:
+    def run(self) -> TrainingResult:
         """Trains to the end, or until a stop is requested.
+
+        Returns:
+            The best and the last numbers, and where the files are.
 
         Raises:
             UserError: the run stopped before its end; ``exit_code`` and message say why. ``stopped.json`` in the
@@ -183,44 +208,46 @@ class Training:
             if self.engine.state.iteration == 0:
                 (self.run_dir / "timing.csv").unlink(missing_ok=True)  # of an attempt without a checkpoint
             write_text(self.run_dir / "config.yaml", dump_config(self.config))
-        early = self.handlers.get("early_stopping")
-        why = f", {early.reason}" if isinstance(early, EarlyStopping) and early.stopped else ""
-        if why or self.finished_epochs >= self.config.train.epochs:
-            if first_rank and not self._was_finished and "strip" in self.handlers:
-                self.handlers["strip"].run()
+        state = train_state(self.engine)
+        early = state.early_stop_reason
+        if early is not None or self.finished_epochs >= self.config.train.epochs:
+            if first_rank and not self._was_finished:
+                state.finish()
             logger.info(
                 "%s is finished (%d epochs%s): nothing to resume; raise %s to go on",
                 self.run_dir,
                 self.finished_epochs,
-                why,
-                "train.patience" if why else "train.epochs",
+                "" if early is None else f", {early}",
+                "train.epochs" if early is None else "train.patience",
             )
-            return
+            return self._result()
         if self._resumed_average is not None and self.ema_model is not self.model:
             self.ema_model.load_state_dict(self._resumed_average)  # once more: its handler may have been replaced
         self._resumed_average = None
         with ExitStack() as stack:
             if first_rank:
                 (self.run_dir / "weights" / "final.pt").unlink(missing_ok=True)  # it says that a run is finished
-            stack.callback(self._writer.close)
-            stack.callback(self._evaluation.loader.close)
-            for handler in self.handlers.values():
-                if isinstance(handler, Tracker):
-                    stack.callback(handler.close)
-            stack.callback(lambda: self.train_loader.close())  # the one after the cutoff, if there was one
-            if "stop" in self.handlers:
-                stack.enter_context(self.handlers["stop"].listening())
+            if self.writer is not None:
+                stack.callback(self.writer.close)
+            stack.callback(self._evaluation.close)
+            stack.callback(self._data.close)
+            stack.enter_context(state.exit_stack)
             try:
                 self.engine.run(
                     self.train_loader, max_epochs=self.config.train.epochs, epoch_length=len(self.train_loader)
                 )
-            except TrackerError as error:
-                raise ConfigError(f"logging.trackers: {error}") from error
-            except UserError as error:
+            except (TrackerError, UserError) as raised:
+                tracker = isinstance(raised, TrackerError)
+                error = ConfigError(f"logging.trackers: {raised}") if tracker else cast(UserError, raised)
                 if first_rank:
                     write_stop_reason(self.run_dir, error.exit_code, str(error))
-                raise
-        request = train_state(self.engine).stop_request
+                raise error from raised
+        request = state.stop_request if self.engine.should_terminate else None  # a late one found nothing left to stop
+        if request is None and self.engine.should_terminate and not is_complete(state):
+            # without a handler for stops
+            request = StopRequest(
+                StoppedError.exit_code, "engine.terminate() was called; resume with train.resume=auto"
+            )
         if request is not None and first_rank:
             write_stop_reason(self.run_dir, request.exit_code, request.reason)
         idist.barrier()  # rank 0 is done with its files: a launcher ends all ranks when one has ended
@@ -231,6 +258,10 @@ class Training:
             )
             stopped.exit_code, stopped.on_all_ranks = request.exit_code, True
             raise stopped
+        return self._result()
+
+    def _result(self) -> TrainingResult:
+        return TrainingResult.of(train_state(self.engine).history, self.run_dir)
 
     def find_learning_rate(self) -> LearningRateCurve:
         """Tries rising learning rates on the first batches, logs a suggestion for ``solver.lr0``, changes nothing.
@@ -258,7 +289,7 @@ class Training:
         except ValueError as error:
             raise ConfigError(f"train.find_lr: {error}") from error
         finally:
-            self.train_loader.close()
+            self._data.close()
         rows = [f"{lr:.6g},{loss:.6g}" for lr, loss in zip(curve.learning_rates, curve.losses, strict=True)]
         write_text(self.run_dir / "learning_rate.csv", "\n".join(["solver.lr0,loss", *rows]) + "\n")
         return curve
@@ -270,10 +301,10 @@ class Training:
             "kind": "training",
             "config": self.config.model_dump(mode="json"),
             "names": list(self.names),
-            "metrics": {name: value for name, value in state.validation.items() if name != "epoch"},
+            "metrics": self._metrics(),
             "epoch": state.iteration // state.epoch_length,
             "model": self.model.state_dict(),
-            "ema": state.ema_model.state_dict(),
+            "ema": self.ema_model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "engine": dict(self.engine.state_dict()),
@@ -329,6 +360,20 @@ class Training:
         if idist.get_rank() == 0:
             write_checkpoint(path, state, keep_previous=path.name == "last_ckpt.pt")
 
+    def _metrics(self) -> dict[str, float]:
+        return {name: value for name, value in train_state(self.engine).validation.items() if name != "epoch"}
+
+    def _write_final(self, path: Path) -> None:
+        write_weights(
+            path,
+            state=self.ema_model.state_dict(),
+            config=self.config.model_dump(mode="json"),
+            names=self.names,
+            metrics=self._metrics(),
+            epoch=self.finished_epochs,
+            quantization=self._quantization,
+        )
+
     def _keep_batch(self, batch: Any) -> str:
         path = self.run_dir / f"bad_batch_rank{idist.get_rank()}.pt"
         content = {"images": batch.images, "targets": batch.targets, "paths": list(batch.paths)}
@@ -336,17 +381,39 @@ class Training:
         return str(path)
 
 
-def build_training(config: Config) -> Training:
+def build_training(
+    config: Config,
+    *,
+    model: nn.Module | None = None,
+    loss: Any = None,
+    train_loader: Any = None,
+    val_loader: Any = None,
+) -> Training:
     """Puts a run together: data, model, loss, optimizer, engines and handlers.
 
-    On several ranks every rank calls it, inside an initialised process group.
+    On several ranks every rank calls it, inside an initialised process group. Parts that are given take the place of
+    the configured ones (:class:`~yolov6_ignite.own_parts.OwnParts` says what a run needs of them); ``data.dataset``
+    still names the classes. What they change of the guarantees is the user's: another model's checkpoints resume, but
+    ``load_model`` does not know its network; a loss decides by itself how it is normalised over devices; a loader
+    decides what an epoch shows, and a resume inside one starts it anew unless its ``batch_sampler`` has
+    ``set_epoch(epoch, start_step=...)``.
+
+    Args:
+        config: from :func:`yolov6_ignite.load_config`.
+        model: the network to train.
+        loss: the objective.
+        train_loader: training batches.
+        val_loader: validation batches, which are also the ground truth.
 
     Raises:
-        ConfigError: the configuration does not fit this machine, the run's folder or its checkpoint.
+        ConfigError: the configuration does not fit this machine, the run's folder, its checkpoint or the given parts.
         DatasetError: the data set cannot be used.
+        TypeError: a given part lacks what a run needs of it.
     """
+    own = OwnParts(model, loss, train_loader, val_loader)
     if config.quant.mode == "ptq":
         raise ConfigError("quant.mode: ptq: nothing is trained; use build_calibration_run")
+    own.check(config)
     require_dataset(config)
     require_ranks(config)
     device = resolve_device(config.train.device)
@@ -361,7 +428,7 @@ def build_training(config: Config) -> Training:
         if config.data.batch_size == "auto":
             config = _with_batch_size(config, directory, device)
         with same_on_all_ranks():
-            training = Training(config, directory, device)
+            training = Training(config, directory, device, own)
         if idist.get_rank() == 0:
             log.write_to(directory.path / "train.log")
     return training

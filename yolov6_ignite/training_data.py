@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ignite.distributed as idist
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from yolov6_ignite.config import Config
 from yolov6_ignite.data import (
     BatchLoader,
     DatasetFile,
+    DatasetIndex,
     RamCache,
     build_train_loader,
     index_split,
@@ -37,28 +40,37 @@ class TrainingData:
     Args:
         config: the run's configuration; ``data.dataset`` is set.
         pin_memory: put batches into page-locked memory.
+        own_loader: takes the place of the configured training images; batches of its share for this rank, or None.
+        own_val: whether the validation images are not the configured ones.
 
     Attributes:
         dataset: the data set file.
-        train_index: the training images.
-        val_index: the validation images.
+        train_index: the training images; None with a loader of one's own.
+        val_index: the validation images; None where they are not the configured ones.
         loader: the training loader in use.
 
     Raises:
         DatasetError: the data set cannot be used.
     """
 
-    def __init__(self, config: Config, *, pin_memory: bool) -> None:
+    def __init__(self, config: Config, *, pin_memory: bool, own_loader: Any = None, own_val: bool = False) -> None:
         self._config = config
         self._pin_memory = pin_memory
         name = str(config.data.dataset)
-        self.dataset: DatasetFile = from_rank_zero(lambda: load_dataset_file(name))
+        splits = [split for split, own in (("train", own_loader is not None), ("val", own_val)) if not own]
+        self.dataset: DatasetFile = from_rank_zero(lambda: load_dataset_file(name, splits=splits))
+        self.train_index: DatasetIndex | None
+        self.val_index: DatasetIndex | None
         self.train_index, self.val_index = from_rank_zero(
             lambda: (
-                index_split(self.dataset.train, self.names, config.data),
-                index_split(self.dataset.val, self.names, config.data),
+                index_split(self.dataset.train, self.names, config.data) if "train" in splits else None,
+                index_split(self.dataset.val, self.names, config.data) if "val" in splits else None,
             )
         )
+        if self.train_index is None:
+            self._cache = None
+            self.loader = own_loader
+            return
         if idist.get_rank() == 0:
             log_class_balance(self.train_index, self.names, config.data)
         self._cache = None
@@ -76,21 +88,30 @@ class TrainingData:
     def class_weights(self) -> Tensor | None:
         """(number of classes,) for the classification loss (``data.class_weights``); None: all alike."""
         data = self._config.data
+        if self.train_index is None:
+            return None
         return class_weights(self.train_index, len(self.names), data.class_weights, data.repeat_factor)
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """What tells another state of the files from this one."""
-        return {"train": self.train_index.fingerprint, "val": self.val_index.fingerprint}
+        indexes = {"train": self.train_index, "val": self.val_index}
+        return {split: "own" if index is None else index.fingerprint for split, index in indexes.items()}
 
     def cut_off_augmentation(self) -> BatchLoader:
         """Goes on without mosaic and mixup, on the same indexes."""
-        self.loader.close()
+        self.close()
         self.loader = self._make_loader(strong=False)
         return self.loader
 
+    def close(self) -> None:
+        """Ends the loader's workers."""
+        if hasattr(self.loader, "close"):
+            self.loader.close()
+
     def _make_loader(self, *, strong: bool) -> BatchLoader:
         config = self._config
+        assert self.train_index is not None
         return build_train_loader(
             self.train_index,
             config.data,

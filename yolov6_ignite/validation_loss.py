@@ -9,9 +9,9 @@ import ignite.distributed as idist
 import torch
 from torch import Tensor, nn
 
-from yolov6_ignite.config import Config, DistillConfig
+from yolov6_ignite.config import Config
 from yolov6_ignite.data import Batch
-from yolov6_ignite.losses import build_loss
+from yolov6_ignite.losses import build_plain_loss
 from yolov6_ignite.models import DetectorOutput
 
 __all__ = ["ValidationLoss"]
@@ -64,14 +64,4 @@ class ValidationLoss:
         }
 
     def _build(self, reg_max: int, device: torch.device) -> nn.Module:
-        config = self._config
-        head = config.model.head.model_copy(update={"atss_warmup_epoch": 0, "use_dfl": reg_max > 0, "reg_max": reg_max})
-        plain = config.model_copy(
-            update={
-                "model": config.model.model_copy(update={"head": head}),
-                "train": config.train.model_copy(update={"fuse_ab": False}),
-                "distill": DistillConfig(),
-            }
-        )
-        loss = build_loss(plain, self._num_classes, reduce_over_ranks=False)
-        return loss.to(device)
+        return build_plain_loss(self._config, self._num_classes, reg_max=reg_max).to(device)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from ignite.engine import Engine, Events
+from torch import nn
 from yolov6_ignite.handlers import (
     EarlyStopping,
     Evaluation,
@@ -20,21 +21,25 @@ def run(scores: Sequence[float], handler: EarlyStopping, *, request_at: int = 0)
     events: list[str] = []
     engine = Engine(lambda engine, batch: None)
     register_train_events(engine)
-    engine.state.ema_model = None
+    engine.state.ema_model = nn.Identity()
     values = iter(scores)
     handlers = HandlerSet(engine)
     handlers.add("evaluation", Evaluation(lambda model: {"val/AP": next(values)}, interval=1, heavy_range=0))
     handlers.add("early_stopping", handler)
 
-    def history(engine: Engine) -> None:
-        events.append(f"row {engine.state.epoch}")
-        if engine.state.epoch == request_at:
-            engine.state.stop_request = StopRequest(75, "because")
+    class History:
+        def attach(self, engine: Engine) -> None:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    engine.add_event_handler(Events.EPOCH_COMPLETED, history)
+        def __call__(self, engine: Engine) -> None:
+            events.append(f"row {engine.state.epoch}")
+            if engine.state.epoch == request_at:
+                engine.state.stop_request = StopRequest(75, "because")
+
+    handlers.add("history", History())
     save = lambda path: events.append(f"saved {handler.evaluations_since_best}")  # noqa: E731
     handlers.add("last_checkpoint", LastCheckpoint(None, save))  # type: ignore[arg-type]
-    handlers.add("stop", StopOnRequest(signal_exit_code=75))
+    handlers.add("stop", StopOnRequest(exit_code=75))
     engine.add_event_handler(Events.COMPLETED, lambda engine: events.append("completed"))
     engine.run([0, 1], max_epochs=len(scores))
     return engine, events

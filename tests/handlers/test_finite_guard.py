@@ -19,7 +19,7 @@ def guarded(toy: Any, max_bad_steps: int = 3) -> tuple[FiniteGuard, list[Any]]:
     guard.attach(toy.engine)
     GradientAccumulation(toy.optimizer, toy.scaler, lambda iteration: 1).attach(toy.engine)
     ModelEMA(toy.model).attach(toy.engine)
-    StopOnRequest(signal_exit_code=75).attach(toy.engine)
+    StopOnRequest(exit_code=75).attach(toy.engine)
     return guard, kept
 
 

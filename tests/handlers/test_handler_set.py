@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers import HandlerSet, register_train_events
+from yolov6_ignite.handlers import GradientAccumulation, HandlerSet, TrainEvents, register_train_events
+
+from yolov6_ignite.checkpoint import to_plain
 
 
 class Recorder:
@@ -115,3 +122,133 @@ def test_wrong_use_is_refused(engine: Engine) -> None:
         handlers.remove("b")
     with pytest.raises(TypeError, match="no attach"):
         handlers.add("c", object())  # type: ignore[arg-type]
+
+
+def named(calls: list[str], names: str, *events: Events) -> list[tuple[str, Recorder]]:
+    return [(name, Recorder(name, calls, *(events or (Events.ITERATION_COMPLETED,)))) for name in names]
+
+
+def test_places(engine: Engine) -> None:
+    calls: list[str] = []
+    handlers = HandlerSet(engine)
+    for name, handler in named(calls, "abc"):
+        handlers.add(name, handler)
+    handlers.put_others_before("b")
+    engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: calls.append("by hand"))
+    x, y, z, w = (handler for _, handler in named(calls, "xyzw"))
+    handlers.add("x", x)
+    handlers.add("y", y, before="a")
+    handlers.add("z", z, after="c")
+    handlers.add("w", w)
+    assert list(handlers) == ["y", "a", "x", "w", "b", "c", "z"]
+    engine.run([0])
+    assert calls == [*handlers, "by hand"]
+
+
+def test_the_default_place_outlives_the_handlers_around_it(engine: Engine) -> None:
+    handlers = HandlerSet(engine)
+    for name in "abcd":
+        handlers.add(name, Stateless())
+    handlers.put_others_before("c")
+    handlers.remove("c")
+    handlers.replace("d", Stateless())
+    handlers.add("x", Stateless())
+    assert list(handlers) == ["a", "b", "x", "d"]
+    handlers.remove("d")
+    handlers.add("y", Stateless())
+    assert list(handlers) == ["a", "b", "x", "y"]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "before", "after"]), st.integers(0, 50)), max_size=8))
+def test_on_every_event_they_act_in_the_order_of_the_mapping(places: list[tuple[str, int]]) -> None:
+    engine = Engine(lambda engine, batch: None)
+    calls: list[str] = []
+    handlers = HandlerSet(engine)
+    events = (Events.ITERATION_STARTED, Events.ITERATION_COMPLETED)
+    for name, handler in named(calls, "abc", *events):
+        handlers.add(name, handler)
+    handlers.put_others_before("b")
+    for number, (side, neighbour) in enumerate(places):
+        others = list(handlers)
+        place = {side: others[neighbour % len(others)]} if side else {}
+        handlers.add(str(number), Recorder(str(number), calls, *events), **place)
+        if side:
+            between = list(handlers).index(str(number)) - list(handlers).index(place[side])
+            assert between == (-1 if side == "before" else 1)
+    engine.run([0])
+    assert calls == list(handlers) * 2
+
+
+def test_wrong_places_are_refused_and_change_nothing(engine: Engine) -> None:
+    calls: list[str] = []
+    handlers = HandlerSet(engine)
+    handlers.add("a", Stateless())
+    recorder = Recorder("b", calls, Events.ITERATION_COMPLETED)
+    with pytest.raises(KeyError, match="no handler 'z'"):
+        handlers.add("b", recorder, before="z")
+    with pytest.raises(ValueError, match="give one of them"):
+        handlers.add("b", recorder, before="a", after="a")
+    engine.run([0])
+    assert calls == []
+    assert list(handlers) == ["a"]
+
+
+def test_a_state_that_a_checkpoint_cannot_hold_is_refused_when_the_handler_is_added(engine: Engine) -> None:
+    class Bad(Recorder):
+        def state_dict(self) -> dict[str, object]:  # type: ignore[override]
+            return {"seen": {1, 2}}
+
+    calls: list[str] = []
+    handlers = HandlerSet(engine, to_plain)
+    bad = Bad("bad", calls, Events.ITERATION_COMPLETED)
+    with pytest.raises(TypeError, match=r"handler 'bad': state_dict\(\)\.seen: a checkpoint cannot hold a set"):
+        handlers.add("bad", bad)
+    engine.run([0])
+    assert calls == []
+    assert "bad" not in handlers
+
+
+def test_a_state_that_could_not_be_restored_is_refused(engine: Engine) -> None:
+    class Forgets(Stateless):
+        def state_dict(self) -> dict[str, int]:
+            return {}
+
+    with pytest.raises(TypeError, match="no load_state_dict"):
+        HandlerSet(engine).add("forgets", Forgets())
+
+
+def test_scalars_of_numpy_become_pythons(engine: Engine) -> None:
+    class Best(Recorder):
+        def state_dict(self) -> dict[str, object]:  # type: ignore[override]
+            return {"best": np.float64(0.5)}
+
+    handlers = HandlerSet(engine, to_plain)
+    handlers.add("best", Best("best", []))
+    assert type(handlers.state_dict()["best"]["best"]) is float
+
+
+def test_what_a_replaced_handler_left_behind_is_taken_back(engine: Engine) -> None:
+    class Leaves(Stateless):
+        def attach(self, engine: Engine) -> None:
+            engine.state.left = True
+
+        def detach(self, engine: Engine) -> None:
+            engine.state.left = False
+
+    handlers = HandlerSet(engine)
+    handlers.add("a", Leaves())
+    handlers.replace("a", Stateless())
+    assert engine.state.left is False
+
+
+def test_events_of_the_optimizer_step_count_alike(toy: Any) -> None:
+    GradientAccumulation(toy.optimizer, toy.scaler, lambda iteration: 1).attach(toy.engine)
+    steps: dict[str, list[int]] = {"started": [], "completed": []}
+    for event, name in (
+        (TrainEvents.OPTIMIZER_STEP_STARTED, "started"),
+        (TrainEvents.OPTIMIZER_STEP_COMPLETED, "completed"),
+    ):
+        note = lambda engine, name: steps[name].append(engine.state.iteration)  # noqa: E731
+        toy.engine.add_event_handler(event(every=2), note, name)
+    toy.engine.run(toy.batches(6))
+    assert steps == {"started": [2, 4, 6], "completed": [2, 4, 6]}

@@ -5,7 +5,14 @@ import signal
 
 import pytest
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers import LastCheckpoint, StopOnRequest, StopRequest, register_train_events
+from yolov6_ignite.handlers import (
+    HandlerSet,
+    LastCheckpoint,
+    StopOnRequest,
+    StopRequest,
+    register_train_events,
+    train_state,
+)
 
 
 def run(stop_at: int, how: str) -> tuple[Engine, list[str], StopOnRequest]:
@@ -17,16 +24,18 @@ def run(stop_at: int, how: str) -> tuple[Engine, list[str], StopOnRequest]:
         if engine.state.iteration == stop_at:
             if how == "signal":
                 os.kill(os.getpid(), signal.SIGTERM)
+            elif how == "terminate":
+                engine.terminate()
             else:
                 engine.state.stop_request = StopRequest(4, "because")
 
     engine.add_event_handler(Events.ITERATION_COMPLETED, ask)
     engine.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: events.append(f"epoch {engine.state.epoch}"))
     LastCheckpoint(None, lambda path: events.append(f"saved {engine.state.iteration}")).attach(engine)  # type: ignore[arg-type]
-    stop = StopOnRequest(signal_exit_code=75)
+    stop = StopOnRequest(exit_code=75)
     stop.attach(engine)
     engine.add_event_handler(Events.COMPLETED, lambda engine: events.append("completed"))
-    with stop.listening():
+    with train_state(engine).exit_stack:
         engine.run([0, 1, 2], max_epochs=3)
     return engine, events, stop
 
@@ -51,12 +60,46 @@ def test_the_last_epoch_is_not_stripped_after_a_request() -> None:
 
 def test_signals_are_given_back_and_a_later_one_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    stop = StopOnRequest(signal_exit_code=75)
+    stop = StopOnRequest(exit_code=75)
     clock = iter([10.0, 10.5, 12.0])
     monkeypatch.setattr("yolov6_ignite.handlers.stop.time.monotonic", lambda: next(clock))
-    with stop.listening():
+    engine = Engine(lambda engine, batch: None)
+    stop.attach(engine)
+    with train_state(engine).exit_stack:
+        engine.fire_event(Events.STARTED)
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)  # the same stop by another way
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "expected"),
+    [(4, ["epoch 1", "saved 3", "saved 4"]), (6, ["epoch 1", "saved 3", "epoch 2", "saved 6", "saved 6"])],
+)
+def test_terminate_is_a_stop_that_can_be_resumed(stop_at: int, expected: list[str]) -> None:
+    engine, events, _ = run(stop_at, "terminate")
+    assert events == expected  # an epoch's end goes through, and nothing is stripped
+    assert engine.state.stop_request.exit_code == 75
+    assert "engine.terminate()" in engine.state.stop_request.reason
+
+
+def test_terminate_between_the_counting_of_an_iteration_and_its_step_waits_for_the_step() -> None:
+    steps: list[int] = []
+    engine = Engine(lambda engine, batch: steps.append(engine.state.iteration))
+    StopOnRequest(exit_code=75).attach(engine)
+    engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda engine: engine.terminate())
+    engine.run([0, 1, 2], max_epochs=1)
+    assert steps == [1, 2]
+
+
+def test_removed_it_gives_terminate_back() -> None:
+    engine = Engine(lambda engine, batch: None)
+    handlers = HandlerSet(engine)
+    handlers.add("stop", StopOnRequest(exit_code=75))
+    handlers.remove("stop")
+    engine.add_event_handler(Events.ITERATION_STARTED(once=2), lambda engine: engine.terminate())
+    engine.run([0, 1, 2], max_epochs=1)
+    assert train_state(engine).stop_request is None
+    assert engine.state.iteration == 2

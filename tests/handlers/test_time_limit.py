@@ -28,7 +28,7 @@ def run(seconds: float, clock: Clock, *, evaluation_s: float = 0.0, epochs: int 
 
     engine.add_event_handler(Events.EPOCH_COMPLETED, evaluate)
     TimeLimit(seconds / 3600, exit_code=75, clock=clock).attach(engine)
-    StopOnRequest(signal_exit_code=75).attach(engine)
+    StopOnRequest(exit_code=75).attach(engine)
     engine.add_event_handler(Events.COMPLETED, lambda engine: events.append("completed"))
     engine.add_event_handler(Events.TERMINATE, lambda engine: events.append(f"stopped {engine.state.iteration}"))
     engine.run([0, 1, 2], max_epochs=epochs)

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
@@ -203,11 +203,14 @@ def test_attached_it_gives_the_result_and_its_numbers(as_list: bool, capsys: pyt
 
     evaluator = Engine(step)
     CocoMeanAveragePrecision(make_truth()).attach(evaluator, "coco")
-    metrics = evaluator.run([[0, 1], [2, 3], list(range(4, 12))]).metrics
+    seen: list[dict[str, float]] = []
+    for event in (Events.EPOCH_COMPLETED, Events.COMPLETED):  # what stock handlers listen to
+        evaluator.add_event_handler(event, lambda engine: seen.append(dict(engine.state.metrics)))
+    evaluator.run([[0, 1], [2, 3], list(range(4, 12))])
     expected = evaluate(make_truth(), [list(range(12))])
-    assert metrics["coco"].to_json() == expected.to_json()
-    assert metrics["mAP@0.5"] == expected.map50
-    assert metrics["mAP@0.50:0.95"] == expected.map50_95
+    assert evaluator.state.coco.to_json() == expected.to_json()
+    assert seen == [expected.numbers()] * 2
+    assert seen[0]["mAP@0.50:0.95"] == expected.map50_95
     assert capsys.readouterr().out == ""
 
 

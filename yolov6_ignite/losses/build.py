@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from yolov6_ignite.config import Config
+from yolov6_ignite.config import Config, DistillConfig
 from yolov6_ignite.losses.anchor_aided import AnchorAidedLoss
 from yolov6_ignite.losses.combined import SumOfLosses
 from yolov6_ignite.losses.detection import DetectionLoss
 from yolov6_ignite.losses.distillation import DistillationLoss
 
-__all__ = ["build_loss"]
+__all__ = ["build_loss", "build_plain_loss"]
 
 
 def build_loss(
@@ -51,3 +51,24 @@ def build_loss(
     if config.train.fuse_ab:
         return SumOfLosses(detection, AnchorAidedLoss(num_classes, **common))
     return detection
+
+
+def build_plain_loss(config: Config, num_classes: int, *, reg_max: int) -> nn.Module:
+    """The loss of the branch that detects, whatever else a configuration trains with it, from this rank alone.
+
+    Objects are always assigned by task alignment and classes weigh alike, so that all epochs and runs compare.
+
+    Args:
+        config: the whole configuration.
+        num_classes: classes of the data set.
+        reg_max: last bin of the distance distribution; 0: the network predicts distances directly.
+    """
+    head = config.model.head.model_copy(update={"atss_warmup_epoch": 0, "use_dfl": reg_max > 0, "reg_max": reg_max})
+    plain = config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"head": head}),
+            "train": config.train.model_copy(update={"fuse_ab": False}),
+            "distill": DistillConfig(),
+        }
+    )
+    return build_loss(plain, num_classes, reduce_over_ranks=False)

@@ -42,8 +42,8 @@ class CocoMeanAveragePrecision(Metric):
     all ranks, evaluates on rank 0 and returns a :class:`CocoResult` on every rank. As in COCO, at most the best 100
     detections of a class in an image count.
 
-    Attached under a name, the metric puts the result under that name into ``engine.state.metrics``, and the numbers
-    ``mAP@0.5`` and ``mAP@0.50:0.95`` beside it.
+    Attached under a name, the metric puts the result under that name on ``engine.state``, and its numbers (``mAP@0.5``,
+    ``mAP@0.50:0.95``, ``AP75``, ...) into ``engine.state.metrics``, before later listeners of ``EPOCH_COMPLETED`` act.
 
     Args:
         truth: what to compare with.
@@ -79,9 +79,8 @@ class CocoMeanAveragePrecision(Metric):
 
     def completed(self, engine: Engine, name: str) -> None:
         result = self.compute()
-        engine.state.metrics[name] = result
-        engine.state.metrics["mAP@0.5"] = result.map50
-        engine.state.metrics["mAP@0.50:0.95"] = result.map50_95
+        setattr(engine.state, name, result)
+        engine.state.metrics.update(result.numbers())
 
 
 def _evaluate(truth: CocoGroundTruth, detections: Mapping[int, Detections]) -> CocoResult:

@@ -77,8 +77,12 @@ class CocoResult:
         """Mean AP at IoU 0.5; 0 without any ground truth."""
         return max(self.stats["AP50"], 0.0)
 
+    def numbers(self) -> dict[str, float]:
+        """``mAP@0.5``, ``mAP@0.50:0.95`` and the 12 COCO numbers."""
+        return {"mAP@0.5": self.map50, "mAP@0.50:0.95": self.map50_95, **self.stats}
+
     def to_json(self) -> dict[str, Any]:
-        """Plain numbers: ``mAP@0.5``, ``mAP@0.50:0.95``, the 12 COCO numbers, and ``per_class``."""
+        """Plain values: the numbers, and ``per_class``."""
         rows = [
             {
                 "name": row.name,
@@ -92,7 +96,7 @@ class CocoResult:
             }
             for row in self.per_class
         ]
-        return {"mAP@0.5": self.map50, "mAP@0.50:0.95": self.map50_95, **self.stats, "per_class": rows}
+        return {**self.numbers(), "per_class": rows}
 
     def table(self) -> str:
         """The table that pycocotools prints."""

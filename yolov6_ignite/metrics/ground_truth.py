@@ -7,7 +7,7 @@ import io
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,19 @@ class CocoGroundTruth:
                 box = [(cx - w / 2) * width, (cy - h / 2) * height, w * width, h * height]
                 boxes.append((image, int(label), box, box[2] * box[3], 0))
         return cls._of(list(range(len(sizes))), list(range(len(names))), names, boxes)
+
+    @classmethod
+    def from_boxes(cls, boxes: Mapping[int, list[tuple[int, list[float]]]], names: Sequence[str]) -> CocoGroundTruth:
+        """Ground truth from boxes in pixels; the id of an image is its index, the id of a category its class.
+
+        Args:
+            boxes: by image index, 0 to n - 1: class, and left, top, width and height in native pixels.
+            names: the classes.
+        """
+        rows: list[Box] = [
+            (image, label, box, box[2] * box[3], 0) for image in range(len(boxes)) for label, box in boxes[image]
+        ]
+        return cls._of(list(range(len(boxes))), list(range(len(names))), names, rows)
 
     @classmethod
     def from_json(cls, path: Path, image_stems: Sequence[str], names: Sequence[str]) -> CocoGroundTruth:
