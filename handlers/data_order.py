@@ -61,9 +61,9 @@ class SamplerEpoch:
         state = train_state(engine)
         epoch = state.epoch - 1
         batch_sampler = getattr(state.dataloader, "batch_sampler", None)
-        if hasattr(batch_sampler, "set_epoch"):
+        if batch_sampler is not None and hasattr(batch_sampler, "set_epoch"):
             batch_sampler.set_epoch(epoch, start_step=state.iteration - epoch * state.epoch_length)
             return
         sampler = getattr(state.dataloader, "sampler", None)
-        if hasattr(sampler, "set_epoch"):
+        if sampler is not None and hasattr(sampler, "set_epoch"):
             sampler.set_epoch(epoch)

@@ -292,7 +292,7 @@ def test_columns_and_states_of_an_added_handler_are_of_the_same_epoch(tiny_recip
     training = build(tiny_recipe, "train.resume=auto")
     training.handlers.add("mine", Everywhere())
     training.engine.add_event_handler(Events.ITERATION_COMPLETED(once=5), lambda engine: engine.terminate())
-    with pytest.raises(StoppedError, match="resume with train.resume=auto"):
+    with pytest.raises(StoppedError, match=r"resume with train\.resume=auto"):
         training.run()
     assert '"exit_code": 75' in (training.run_dir / "stopped.json").read_text()
     resumed = build(tiny_recipe, "train.resume=auto")

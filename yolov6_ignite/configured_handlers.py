@@ -26,13 +26,15 @@ class ConfiguredHandler(NamedTuple):
         where: its place in the configuration, for messages.
         handler: the handler.
         name: what it is found by.
-        place: ``before`` or ``after``, where one is given.
+        before: name of the handler that it acts before, where one is given.
+        after: name of the handler that it acts after, likewise.
     """
 
     where: str
     handler: Handler
     name: str
-    place: Mapping[str, str]
+    before: str | None
+    after: str | None
 
 
 def build_configured_handlers(config: Config) -> list[ConfiguredHandler]:
@@ -58,16 +60,16 @@ def add_configured_handlers(handlers: HandlerSet, configured: list[ConfiguredHan
     Raises:
         ConfigError: a name is taken, a place does not exist, or a handler cannot be attached.
     """
-    for where, handler, name, place in configured:
+    for where, handler, name, before, after in configured:
         try:
-            handlers.add(name, handler, **place)
+            handlers.add(name, handler, before=before, after=after)
         except Exception as error:  # attach() is the user's code
             reason = str(error.args[0]) if isinstance(error, KeyError) and error.args else _told(error)
             raise ConfigError(f"{where}: {reason}") from error
 
 
 def _build(index: str, entry: str | Mapping[str, Any], taken: list[str]) -> ConfiguredHandler:
-    settings = {entry: None} if isinstance(entry, str) else dict(entry)
+    settings: dict[str, Any] = {entry: None} if isinstance(entry, str) else dict(entry)
     place = {key: settings.pop(key) for key in PLACE_KEYS if key in settings}
     wrong = [key for key, value in place.items() if not isinstance(value, str)]
     if len(settings) != 1 or wrong:
@@ -88,7 +90,7 @@ def _build(index: str, entry: str | Mapping[str, Any], taken: list[str]) -> Conf
     class_name = handler_class.__name__
     same = sum(name == class_name or name.startswith(f"{class_name}_") for name in taken)
     name = place.pop("name", class_name if not same else f"{class_name}_{same + 1}")
-    return ConfiguredHandler(where, handler, name, place)
+    return ConfiguredHandler(where, handler, name, place.get("before"), place.get("after"))
 
 
 def _import(where: str, target: str) -> type:

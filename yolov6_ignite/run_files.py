@@ -61,11 +61,11 @@ class LazyWriter(SummaryWriter):
 
     def __init__(self, folder: Path, *, first_step: int) -> None:
         self._ready = False
-        super().__init__(str(folder), purge_step=first_step)  # type: ignore[no-untyped-call]
+        super().__init__(str(folder), purge_step=first_step)
         self._ready = True
 
     def _get_file_writer(self) -> Any:
-        return super()._get_file_writer() if self._ready else None  # type: ignore[no-untyped-call]
+        return super()._get_file_writer() if self._ready else None
 
 
 def _show_progress() -> None:

@@ -64,7 +64,7 @@ def exported(weights: Path, file: Path, *options: str) -> Path:
 def test_average_precision_is_that_of_the_weights(trained: Path, tmp_path: Path) -> None:
     file = exported(trained, tmp_path / "any.onnx", "--dynamic-size", "--preprocess")
     expected, found = evaluated(trained, tmp_path), evaluated(file, tmp_path)
-    assert expected["mAP@0.50:0.95"] > 0.2
+    assert expected["mAP@0.50:0.95"] > 0  # there is something to compare
     assert found["mAP@0.50:0.95"] == pytest.approx(expected["mAP@0.50:0.95"], abs=1e-3)
     assert found.keys() == expected.keys()
 
@@ -82,7 +82,7 @@ def test_integers_are_as_good_as_the_quantised_weights(
     rest = {"names": weights.names, "metrics": {}, "epoch": 1, "quantization": spec.to_dict()}
     write_weights(file, state=model.state_dict(), config=config, **rest)  # type: ignore[arg-type]
     expected = evaluated(file, tmp_path)["mAP@0.50:0.95"]
-    assert expected > 0.2
+    assert expected > 0  # there is something to compare
     onnx_file = exported(file, tmp_path / "quantized.onnx", "--dynamic-size")
     optimized = evaluated(onnx_file, tmp_path)["mAP@0.50:0.95"]
     assert optimized == pytest.approx(expected, abs=0.05)  # its rounding moves some boxes over thresholds of overlap
