@@ -106,24 +106,31 @@ class TrainState(Protocol):
     exit_stack: ExitStack
 
 
+_DEFAULTS: dict[str, Callable[[], Any]] = {
+    "optimizer_step": int,
+    "step_rejected": bool,
+    "prediction": lambda: None,
+    "ema_model": lambda: None,
+    "losses": dict,
+    "running_losses": lambda: dict,
+    "validation": dict,
+    "history": list,
+    "stop_request": lambda: None,
+    "early_stop_reason": lambda: None,
+    "finish": lambda: lambda: None,
+    "writer": lambda: None,
+    "exit_stack": ExitStack,
+}
+
+
 def train_state(engine: Engine) -> TrainState:
     """``engine.state`` of any engine, typed, with what the handlers share on it."""
-    state = cast(TrainState, engine.state)
-    if not hasattr(state, "stop_request"):
-        state.optimizer_step = 0
-        state.step_rejected = False
-        state.ema_model = None
-        state.losses = {}
-        state.running_losses = dict
-        state.validation = {}
-        state.history = []
-        state.stop_request = None
-        state.early_stop_reason = None
-        state.finish = lambda: None
-        state.prediction = None
-        state.writer = None
-        state.exit_stack = ExitStack()
-    return state
+    state = engine.state
+    if not hasattr(state, "exit_stack"):
+        for name, make in _DEFAULTS.items():
+            if not hasattr(state, name):
+                setattr(state, name, make())
+    return cast(TrainState, state)
 
 
 def is_complete(state: TrainState) -> bool:

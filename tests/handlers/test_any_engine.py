@@ -123,3 +123,12 @@ def test_evaluation_without_a_model_says_so() -> None:
     Evaluation(lambda model: {}, interval=1, heavy_range=0).attach(bare.engine)
     with pytest.raises(RuntimeError, match="attach ModelEMA"):
         bare.run()
+
+
+def test_what_is_on_the_state_before_any_handler_stays() -> None:
+    bare = Bare()
+    bare.engine.state.ema_model = bare.model
+    seen: list[nn.Module] = []
+    Evaluation(lambda model: seen.append(model) or {}, interval=1, heavy_range=0).attach(bare.engine)
+    bare.run()
+    assert seen == [bare.model] * 2
