@@ -13,7 +13,7 @@ from types import FrameType
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from yolov6_ignite.handlers.events import StopRequest, train_state
+from yolov6_ignite.handlers.events import StopRequest, is_complete, train_state
 
 __all__ = ["StopOnRequest"]
 
@@ -25,10 +25,10 @@ class StopOnRequest:
 
     Acts on ``ITERATION_COMPLETED`` and, for a request in an epoch's last iteration, on ``EPOCH_COMPLETED``, last of
     the listeners, and on ``EPOCH_STARTED``, on every rank; without ``COMPLETED``, so nothing is stripped. While it is
-    attached, ``engine.terminate()`` is such a request, acted on at the next of these events: Ignite would end the run
-    at once, also between the counting of an iteration and its step, or before an epoch's end. ``STARTED`` begins to
-    catch signals, until ``engine.state.exit_stack`` is closed. On several ranks they agree every ``agree_every``
-    iterations: one small all-reduce. Keeps no state.
+    attached, ``engine.terminate()`` is such a request, acted on at the next of these events (nothing is left to stop
+    in a run's last iteration): Ignite would end the run at once, also between the counting of an iteration and its
+    step, or before an epoch's end. ``STARTED`` begins to catch signals, until ``engine.state.exit_stack`` is closed.
+    On several ranks they agree every ``agree_every`` iterations: one small all-reduce. Keeps no state.
 
     Args:
         exit_code: of a stop by SIGTERM, SIGINT or ``terminate``. Another signal, a second or more later, ends the
@@ -63,9 +63,12 @@ class StopOnRequest:
         state = train_state(engine)
         if state.early_stop_reason is not None:
             self._terminate(skip_completed)
-        elif state.stop_request is None:
+        elif state.stop_request is None and not is_complete(state):
             reason = "a handler called engine.terminate(); resume with train.resume=auto"
             state.stop_request = StopRequest(self.exit_code, reason)
+            inside = engine.last_event_name == Events.ITERATION_COMPLETED and state.iteration % state.epoch_length != 0
+            if idist.get_world_size() == 1 and (inside or engine.last_event_name == Events.EPOCH_COMPLETED):
+                self._stop_if_asked(engine)  # by a listener that is attached behind this one
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

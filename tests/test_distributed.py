@@ -14,7 +14,7 @@ from typing import Any
 import ignite.distributed as idist
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from torch import nn
 
 from yolov6_ignite import build_training, load_config
@@ -115,13 +115,18 @@ def _frozen_batch_norm(model: nn.Module) -> None:
             module.train(False)
 
 
+class _Until:
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=self.steps), lambda engine: engine.terminate())
+
+
 def _train_steps(recipe: str, overrides: list[str], steps: int) -> dict[str, torch.Tensor]:
     training = build_training(load_config(recipe, overrides))
     _frozen_batch_norm(training.model)
-    training.engine.add_event_handler(
-        Events.ITERATION_COMPLETED,
-        lambda engine: engine.terminate(skip_completed=True) if engine.state.iteration == steps else None,
-    )
+    training.handlers.add("until", _Until(steps))
     training.engine.run(training.train_loader, max_epochs=training.config.train.epochs)
     return {name: p.detach().clone() for name, p in training.model.named_parameters()}
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
+
 from yolov6_ignite.checkpoint import read_checkpoint, read_newest
 from yolov6_ignite.config import Config
 from yolov6_ignite.errors import ConfigError
 
-__all__ = ["RunDirectory", "choose_run_directory", "config_differences"]
+__all__ = ["RunDirectory", "choose_run_directory", "config_differences", "refuse_other_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +111,48 @@ def config_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> lis
         and key not in MAY_DIFFER + SAYS_WHERE
         and not key.startswith(SECTIONS_THAT_MAY_DIFFER)
     ]
+
+
+def refuse_other_run(
+    content: Mapping[str, Any],
+    config: Config,
+    run_dir: Path,
+    *,
+    names: Sequence[str],
+    data: Mapping[str, str],
+    teacher: str | None,
+    epoch_length: int,
+) -> None:
+    """Verifies that what is put together is the run that a checkpoint is of.
+
+    Args:
+        content: the checkpoint.
+        config: of the run now.
+        run_dir: its folder, for the message.
+        names: class names.
+        data: fingerprints of the data set's splits.
+        teacher: fingerprint of the teacher's weights.
+        epoch_length: iterations in an epoch.
+
+    Raises:
+        ConfigError: something differs that may not.
+    """
+    differences = config_differences(content["config"], config.model_dump(mode="json"))
+    if content["names"] != list(names):
+        differences.append(f"  class names: {content['names']} -> {list(names)}")
+    if content["data"] != data:
+        differences.append("  the data set's files or labels have changed")
+    if content.get("teacher") != teacher:
+        differences.append("  the weights of distill.teacher have changed")
+    if content["world_size"] != idist.get_world_size():
+        differences.append(f"  number of ranks: {content['world_size']} -> {idist.get_world_size()}")
+    if content["engine"]["epoch_length"] != epoch_length:
+        differences.append(f"  iterations an epoch: {content['engine']['epoch_length']} -> {epoch_length}")
+    if differences:
+        raise ConfigError(
+            f"{run_dir}: this is not the run that its checkpoint is of:\n" + "\n".join(differences) + "\n"
+            "undo the changes to resume it, or start a new run (train.resume=none)"
+        )
 
 
 def _next_free(parent: Path, name: str) -> Path:

@@ -44,20 +44,19 @@ from yolov6_ignite.evaluation import CocoEvaluation
 from yolov6_ignite.handlers import (
     HandlerSet,
     LearningRateCurve,
-    SamplerEpoch,
     StopRequest,
     TrackerError,
-    find_learning_rate,
     is_complete,
     train_state,
 )
+from yolov6_ignite.learning_rate_search import search_learning_rate
 from yolov6_ignite.losses import build_loss
 from yolov6_ignite.models import Detector
 from yolov6_ignite.optim import build_optimizer, build_schedule, freeze
 from yolov6_ignite.own_parts import OwnParts
 from yolov6_ignite.plots import draw_batch, save_image, training_curves
 from yolov6_ignite.random_state import random_state, seed_everything, set_random_state
-from yolov6_ignite.run_directory import RunDirectory, choose_run_directory, config_differences
+from yolov6_ignite.run_directory import RunDirectory, choose_run_directory, refuse_other_run
 from yolov6_ignite.run_files import LazyWriter, RunLog, write_stop_reason
 from yolov6_ignite.starting_model import build_starting_model, find_all_weights
 from yolov6_ignite.training_data import TrainingData, require_dataset
@@ -138,7 +137,15 @@ class Training:
             self._data.val_index, self._data.dataset, config, device=device, loader=own.val_loader
         )
         if resumed:
-            self._refuse_other_run(resumed)
+            refuse_other_run(
+                resumed,
+                self.config,
+                self.run_dir,
+                names=self.names,
+                data=self._data.fingerprints,
+                teacher=self._teacher_fingerprint,
+                epoch_length=epoch_length,
+            )
         from_rank_zero(directory.make)  # only now: a refused run leaves nothing behind
         writer = LazyWriter(self.run_dir, first_step=done // epoch_length + 1)
         self.writer: SummaryWriter | None = writer if idist.get_rank() == 0 else None
@@ -264,35 +271,19 @@ class Training:
         return TrainingResult.of(train_state(self.engine).history, self.run_dir)
 
     def find_learning_rate(self) -> LearningRateCurve:
-        """Tries rising learning rates on the first batches, logs a suggestion for ``solver.lr0``, changes nothing.
-
-        The curve is written to ``learning_rate.csv`` in the run's folder.
-
-        Raises:
-            ConfigError: the loss falls at none of them, or there are several ranks.
-        """
-        if idist.get_world_size() > 1:
-            raise ConfigError("train.find_lr: the search is for one device; what it finds is good for any number")
-        solver, images = self.config.solver, self.config.data.images_per_batch
-        engine = self._make_engine()
-        SamplerEpoch().attach(engine)
+        """See :func:`yolov6_ignite.learning_rate_search.search_learning_rate`."""
         try:
-            curve = find_learning_rate(
-                engine,
+            return search_learning_rate(
+                self._make_engine(),
                 self.train_loader,
+                self.model,
                 self.optimizer,
                 self.scaler,
-                restore=[self.model],
-                per_lr0=images / (solver.reference_world_size * solver.reference_device_batch),
-                window=max(1, round(solver.nominal_batch_size / images)),
+                self.config,
+                self.run_dir / "learning_rate.csv",
             )
-        except ValueError as error:
-            raise ConfigError(f"train.find_lr: {error}") from error
         finally:
             self._data.close()
-        rows = [f"{lr:.6g},{loss:.6g}" for lr, loss in zip(curve.learning_rates, curve.losses, strict=True)]
-        write_text(self.run_dir / "learning_rate.csv", "\n".join(["solver.lr0,loss", *rows]) + "\n")
-        return curve
 
     def state(self) -> dict[str, Any]:
         """The run's whole state as tensors and plain values, as a checkpoint holds it."""
@@ -326,26 +317,6 @@ class Training:
         self.handlers.load_state_dict(content["handlers"])
         set_random_state(content["random"])
         logger.info("resuming %s after iteration %d", self.run_dir, train_state(self.engine).iteration)
-
-    def _refuse_other_run(self, content: dict[str, Any]) -> None:
-        differences = config_differences(content["config"], self.config.model_dump(mode="json"))
-        if content["names"] != self.names:
-            differences.append(f"  class names: {content['names']} -> {self.names}")
-        if content["data"] != self._data.fingerprints:
-            differences.append("  the data set's files or labels have changed")
-        if content.get("teacher") != self._teacher_fingerprint:
-            differences.append("  the weights of distill.teacher have changed")
-        if content["world_size"] != idist.get_world_size():
-            differences.append(f"  number of ranks: {content['world_size']} -> {idist.get_world_size()}")
-        if content["engine"]["epoch_length"] != len(self.train_loader):
-            differences.append(
-                f"  iterations an epoch: {content['engine']['epoch_length']} -> {len(self.train_loader)}"
-            )
-        if differences:
-            raise ConfigError(
-                f"{self.run_dir}: this is not the run that its checkpoint is of:\n" + "\n".join(differences) + "\n"
-                "undo the changes to resume it, or start a new run (train.resume=none)"
-            )
 
     def _evaluate(self, model: nn.Module) -> dict[str, float]:
         self._evaluation(model)

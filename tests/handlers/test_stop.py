@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 from ignite.engine import Engine, Events
@@ -103,3 +104,20 @@ def test_removed_it_gives_terminate_back() -> None:
     engine.run([0, 1, 2], max_epochs=1)
     assert train_state(engine).stop_request is None
     assert engine.state.iteration == 2
+
+
+@pytest.mark.parametrize(
+    ("event", "iteration"), [(Events.ITERATION_COMPLETED(once=4), 4), (Events.EPOCH_COMPLETED(once=2), 6)]
+)
+def test_terminate_by_a_listener_behind_it_acts_at_once(event: Any, iteration: int) -> None:
+    engine = Engine(lambda engine, batch: None)
+    StopOnRequest(exit_code=75).attach(engine)
+    engine.add_event_handler(event, lambda engine: engine.terminate())
+    engine.run([0, 1, 2], max_epochs=3)
+    assert engine.state.iteration == iteration
+
+
+def test_terminate_in_the_last_iteration_leaves_a_finished_run() -> None:
+    engine, events, _ = run(9, "terminate")
+    assert events[-1] == "completed"
+    assert engine.state.stop_request is None
