@@ -301,7 +301,7 @@ def test_learning_rate_search_knows_batch_and_window(tiny_recipe: Path, monkeypa
         searched.update(kwargs, parts=args)
         return curve
 
-    monkeypatch.setattr("yolov6_ignite.training.find_learning_rate", search)
+    monkeypatch.setattr("yolov6_ignite.learning_rate_search.find_learning_rate", search)
     reference = ["solver.reference_world_size=2", "solver.reference_device_batch=16", "solver.nominal_batch_size=64"]
     training = build_training(load_config(tiny_recipe, reference))
     assert training.find_learning_rate() is curve
