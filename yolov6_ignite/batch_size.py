@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
 import torch
 
 from yolov6_ignite.config import Config
-from yolov6_ignite.data import Batch
+from yolov6_ignite.data import Batch, load_dataset_file
+from yolov6_ignite.data.discovery import find_images
 from yolov6_ignite.distillation import Teacher, build_teacher
-from yolov6_ignite.distributed import autocast_dtype, memory_format, resolve_precision
+from yolov6_ignite.distributed import autocast_dtype, from_rank_zero, memory_format, resolve_precision
 from yolov6_ignite.engine import create_trainer, no_teacher
 from yolov6_ignite.errors import ConfigError
 from yolov6_ignite.handlers import GradientAccumulation, ModelEMA
@@ -22,7 +24,7 @@ from yolov6_ignite.models import build_model
 from yolov6_ignite.optim import build_optimizer
 from yolov6_ignite.random_state import random_state, seed_everything, set_random_state
 
-__all__ = ["find_batch_size", "largest_batch_size", "train_on_noise"]
+__all__ = ["find_batch_size", "largest_batch_size", "train_on_noise", "with_batch_size"]
 
 logger = logging.getLogger(__name__)
 silent = logging.getLogger(f"{__name__}.trial")  # running out of memory is a result here, which Ignite would announce
@@ -79,6 +81,30 @@ def find_batch_size(config: Config, names: Sequence[str], device: torch.device) 
         found, fraction * total / GIB, total / GIB, device,
     )  # fmt: skip
     return found
+
+
+def with_batch_size(config: Config, resumed: Mapping[str, Any] | None, device: torch.device) -> Config:
+    """``data.batch_size: auto`` as a number: what fits, or what the resumed run has.
+
+    Args:
+        config: of the run.
+        resumed: the checkpoint that it goes on from.
+        device: of this rank, with an index.
+
+    Raises:
+        ConfigError: as :func:`find_batch_size`.
+        DatasetError: the data set cannot be used.
+    """
+    if resumed is not None:
+        images = resumed["config"]["data"]["batch_size"]
+    else:
+        dataset = from_rank_zero(lambda: load_dataset_file(str(config.data.dataset)))
+        images = find_batch_size(config, dataset.names, device) * idist.get_world_size()
+        shown = from_rank_zero(lambda: sum(1 for folder in dataset.train for _ in find_images(folder)))
+        if images > shown:
+            images = max(shown, idist.get_world_size())
+            logger.warning("data.batch_size: auto is %d, all training images; fewer would mean more steps", images)
+    return config.model_copy(update={"data": config.data.model_copy(update={"batch_size": images})})
 
 
 def largest_batch_size(measure: Callable[[int], int], budget_bytes: int) -> int:

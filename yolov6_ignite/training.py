@@ -14,7 +14,7 @@ from ignite.engine import Engine
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from yolov6_ignite.batch_size import find_batch_size
+from yolov6_ignite.batch_size import with_batch_size
 from yolov6_ignite.checkpoint import write_atomically, write_checkpoint, write_text, write_weights
 from yolov6_ignite.compose import (
     Parts,
@@ -25,8 +25,6 @@ from yolov6_ignite.compose import (
 from yolov6_ignite.config import Config
 from yolov6_ignite.config_file import dump_config
 from yolov6_ignite.configured_handlers import add_configured_handlers, build_configured_handlers
-from yolov6_ignite.data import load_dataset_file
-from yolov6_ignite.data.discovery import find_images
 from yolov6_ignite.distillation import build_teacher
 from yolov6_ignite.distributed import (
     autocast_dtype,
@@ -227,7 +225,7 @@ class Training:
                 "" if early is None else f", {early}",
                 "train.epochs" if early is None else "train.patience",
             )
-            return self._result()
+            return TrainingResult.of(state.history, self.run_dir)
         if self._resumed_average is not None and self.ema_model is not self.model:
             self.ema_model.load_state_dict(self._resumed_average)  # once more: its handler may have been replaced
         self._resumed_average = None
@@ -265,10 +263,7 @@ class Training:
             )
             stopped.exit_code, stopped.on_all_ranks = request.exit_code, True
             raise stopped
-        return self._result()
-
-    def _result(self) -> TrainingResult:
-        return TrainingResult.of(train_state(self.engine).history, self.run_dir)
+        return TrainingResult.of(state.history, self.run_dir)
 
     def find_learning_rate(self) -> LearningRateCurve:
         """See :func:`yolov6_ignite.learning_rate_search.search_learning_rate`."""
@@ -397,23 +392,9 @@ def build_training(
         if directory.resumed_from is None:
             find_all_weights(config)
         if config.data.batch_size == "auto":
-            config = _with_batch_size(config, directory, device)
+            config = with_batch_size(config, directory.resumed_from, device)
         with same_on_all_ranks():
             training = Training(config, directory, device, own)
         if idist.get_rank() == 0:
             log.write_to(directory.path / "train.log")
     return training
-
-
-def _with_batch_size(config: Config, directory: RunDirectory, device: torch.device) -> Config:
-    """``data.batch_size: auto`` as a number: what fits, or what the resumed run has."""
-    if directory.resumed_from is not None:
-        images = directory.resumed_from["config"]["data"]["batch_size"]
-    else:
-        dataset = from_rank_zero(lambda: load_dataset_file(str(config.data.dataset)))
-        images = find_batch_size(config, dataset.names, device) * idist.get_world_size()
-        shown = from_rank_zero(lambda: sum(1 for folder in dataset.train for _ in find_images(folder)))
-        if images > shown:
-            images = max(shown, idist.get_world_size())
-            logger.warning("data.batch_size: auto is %d, all training images; fewer would mean more steps", images)
-    return config.model_copy(update={"data": config.data.model_copy(update={"batch_size": images})})
