@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -42,9 +43,16 @@ def free_port() -> int:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _few_threads() -> None:
-    """One, unless the environment asks for another number: results must not depend on it."""
-    torch.set_num_threads(int(os.environ.get("YOLOV6_IGNITE_TEST_THREADS", "1")))
+def _few_threads() -> Iterator[None]:
+    """One here and in every process that a test starts: several processes slow each other down.
+
+    ``YOLOV6_IGNITE_TEST_THREADS`` asks for another number. Sums depend on it in their last bits, so it is one for all.
+    """
+    threads = os.environ.get("YOLOV6_IGNITE_TEST_THREADS", "1")
+    torch.set_num_threads(int(threads))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", threads)
+        yield
 
 
 @pytest.fixture(scope="session")

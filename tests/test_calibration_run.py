@@ -58,7 +58,6 @@ def ranges(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 READ = """
 import sys, torch
 from yolov6_ignite.weights import load_model
-torch.set_num_threads(1)
 model = load_model(sys.argv[1]).to(memory_format=torch.channels_last)
 with torch.no_grad():
     torch.save(model(torch.load(sys.argv[2], weights_only=True)), sys.argv[3])
@@ -308,7 +307,6 @@ def test_a_failure_leaves_no_file_and_the_model_as_it_was(
 
 
 def _calibrate_on_a_rank(local_rank: int, recipe: str, overrides: list[str], folder: str) -> None:
-    torch.set_num_threads(1)
     run = build(Path(recipe), overrides)
     images: list[str] = []
     run.engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: images.extend(engine.state.batch.paths))
@@ -317,9 +315,8 @@ def _calibrate_on_a_rank(local_rank: int, recipe: str, overrides: list[str], fol
 
 
 def test_two_ranks_make_one_file_of_what_both_saw(
-    tiny_recipe: Path, ptq: Overrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
+    tiny_recipe: Path, ptq: Overrides, tmp_path: Path, free_port: int
 ) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     more = ["quant.method=max", "quant.sensitivity=true"]
     with idist.Parallel("gloo", nproc_per_node=2, master_addr="127.0.0.1", master_port=free_port) as parallel:
         parallel.run(_calibrate_on_a_rank, str(tiny_recipe), ptq(*more, "train.devices=2"), str(tmp_path))

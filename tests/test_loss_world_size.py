@@ -106,7 +106,6 @@ def train(overrides: list[str], *, alone: bool = False, follow: list[Step] | Non
 
 
 def rank(local_rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
     for name, overrides in OBJECTIVES.items():
         torch.save(train(overrides), f"{folder}/{name}.{idist.get_rank()}.pt")
     if idist.get_rank() == 1:  # the other rank waits at the barrier: a collective would not be answered
@@ -122,10 +121,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        with idist.Parallel("gloo", nproc_per_node=2, master_addr="127.0.0.1", master_port=port) as parallel:
-            parallel.run(rank, str(folder))
+    with idist.Parallel("gloo", nproc_per_node=2, master_addr="127.0.0.1", master_port=port) as parallel:
+        parallel.run(rank, str(folder))
     yield folder
     shutil.rmtree(folder)  # 80 MB of gradients
 

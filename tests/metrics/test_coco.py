@@ -215,7 +215,6 @@ def test_attached_it_gives_the_result_and_its_numbers(as_list: bool, capsys: pyt
 
 
 def _evaluate_share(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     # Batches of 2 in turns; image 0 is on both ranks, as a sampler that fills up would have it.
     batches = [[0, 1], [4, 5], [8, 9]] if rank == 0 else [[2, 3], [6, 7], [10, 11], [0]]
@@ -225,8 +224,7 @@ def _evaluate_share(rank: int, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def test_two_ranks_find_what_one_process_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_two_ranks_find_what_one_process_finds(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(_evaluate_share, args=(tmp_path,), nprocs=2)
     serial = json.loads(json.dumps(evaluate(make_truth(), [list(range(12))]).to_json()))
     assert json.loads((tmp_path / "0.json").read_text()) == serial

@@ -250,7 +250,6 @@ from yolov6_ignite.checkpoint import read_checkpoint
 from yolov6_ignite.config import ModelConfig
 from yolov6_ignite.models import build_model
 from yolov6_ignite.quantization import QuantizationSpec, quantized_model, set_mode
-torch.set_num_threads(1)
 content = read_checkpoint(Path(sys.argv[1]))
 assert torch.load(sys.argv[1], weights_only=True).keys() == content.keys()
 spec = QuantizationSpec.from_dict(content["quantization"])
@@ -336,7 +335,6 @@ def test_training_steps_reach_the_weights_and_leave_ranges(
 
 
 def _calibrate_on_a_rank(rank: int, states: list[str], folder: str) -> None:
-    torch.set_num_threads(1)
     for state in states:
         model, spec, batches = torch.load(state, weights_only=False)  # the test's own file
         calibrate(model, batches[rank::2] if spec.method == "max" else batches * (1 - rank), spec)
